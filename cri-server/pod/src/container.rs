@@ -1,0 +1,265 @@
+//! What a client asks of a container.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::NamespaceMode;
+
+/// A container as asked for. Kept byte for byte: lists and status give back what came in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Name, unique within the pod together with `attempt`.
+    pub name: String,
+    /// How often the client made this container before.
+    pub attempt: u32,
+    /// The image: any name that the store resolves.
+    pub image: String,
+    /// The name that the user wrote, where it differs from `image`; given back unaltered.
+    pub user_specified_image: String,
+    /// Replaces the image's entrypoint, unless empty.
+    pub command: Vec<String>,
+    /// Replaces the image's default arguments, unless empty.
+    pub args: Vec<String>,
+    /// Replaces the image's working directory, unless empty.
+    pub working_dir: String,
+    /// Environment, on top of the image's.
+    pub env: Vec<(String, String)>,
+    /// Mounts, in the order given.
+    pub mounts: Vec<Mount>,
+    /// Devices of the host.
+    pub devices: Vec<Device>,
+    /// Labels, given back unaltered.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations, given back unaltered.
+    pub annotations: BTreeMap<String, String>,
+    /// Log file, relative to the pod's log directory; empty means no log.
+    pub log_path: String,
+    /// Keep standard input open for clients that attach.
+    pub stdin: bool,
+    /// Close standard input when the first client that attached goes.
+    pub stdin_once: bool,
+    /// Give the process a terminal.
+    pub tty: bool,
+    /// Limits.
+    pub resources: Resources,
+    /// Rights and identity.
+    pub security: Security,
+    /// The signal that asks the container to stop, by name (`SIGTERM`, `SIGRTMIN+3`); `None` takes
+    /// the image's, else `SIGTERM`.
+    pub stop_signal: Option<String>,
+}
+
+/// A mount into a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where it appears, absolute.
+    pub container_path: String,
+    /// What appears there, absolute; made as a folder if it does not exist.
+    pub host_path: String,
+    /// No writing through this mount.
+    pub readonly: bool,
+    /// No writing through any mount below it either; needs `readonly` and private propagation.
+    pub recursive_read_only: bool,
+    /// Whether later mounts travel.
+    pub propagation: Propagation,
+    /// Relabel the source for SELinux.
+    pub selinux_relabel: bool,
+}
+
+/// Whether mounts made later travel between host and container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Neither way.
+    #[default]
+    Private,
+    /// From the host into the container.
+    HostToContainer,
+    /// Both ways.
+    Bidirectional,
+}
+
+/// A device of the host to show in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Path in the container.
+    pub container_path: String,
+    /// Path on the host: a device, or a folder of devices.
+    pub host_path: String,
+    /// Any of `r`, `w`, `m`.
+    pub permissions: String,
+}
+
+/// Limits. Zero or empty means not set, except where said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// CFS period, microseconds.
+    pub cpu_period: i64,
+    /// CFS quota, microseconds per period; negative means unlimited.
+    pub cpu_quota: i64,
+    /// Relative weight, 2 to 262144.
+    pub cpu_shares: i64,
+    /// Bytes.
+    pub memory_limit: i64,
+    /// -1000 to 1000; zero is a value.
+    pub oom_score_adj: i64,
+    /// List of CPUs, `0-3,7`.
+    pub cpuset_cpus: String,
+    /// List of memory nodes.
+    pub cpuset_mems: String,
+    /// Bytes per page size (`2MB`).
+    pub hugepages: Vec<(String, u64)>,
+    /// Files of cgroup v2, set as they are.
+    pub unified: BTreeMap<String, String>,
+    /// Memory and swap together, bytes.
+    pub memory_swap_limit: i64,
+}
+
+/// Rights and identity of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Security {
+    /// All rights and devices of the host.
+    pub privileged: bool,
+    /// Capabilities relative to the default set, names without `CAP_`; `ALL` is understood.
+    pub capabilities: Capabilities,
+    /// Network namespace, which must be the pod's choice.
+    pub network: NamespaceMode,
+    /// IPC namespace, which must be the pod's choice.
+    pub ipc: NamespaceMode,
+    /// Process ids.
+    pub pid: ContainerPidMode,
+    /// The user that the process runs as.
+    pub user: UserRequest,
+    /// The group; needs a user.
+    pub group: Option<i64>,
+    /// More groups.
+    pub supplemental_groups: Vec<i64>,
+    /// Whether the groups that the image gives the user are added.
+    pub groups_policy: GroupsPolicy,
+    /// No writing to the root file system.
+    pub readonly_rootfs: bool,
+    /// `no_new_privs` (prctl(2)).
+    pub no_new_privs: bool,
+    /// Paths to hide, exactly as given; empty means none.
+    pub masked_paths: Vec<String>,
+    /// Paths to make read-only, exactly as given; empty means none.
+    pub readonly_paths: Vec<String>,
+    /// Filter of system calls.
+    pub seccomp: ProfileRequest,
+    /// AppArmor profile.
+    pub apparmor: ProfileRequest,
+    /// SELinux context `user:role:type:level`, parts may be empty; empty means none asked for.
+    pub selinux: Option<SelinuxOptions>,
+}
+
+/// Parts of an SELinux context.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxOptions {
+    /// User part.
+    pub user: String,
+    /// Role part.
+    pub role: String,
+    /// Type part.
+    pub type_: String,
+    /// Level part.
+    pub level: String,
+}
+
+/// Capabilities relative to the default set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// To add.
+    pub add: Vec<String>,
+    /// To drop.
+    pub drop: Vec<String>,
+    /// To add to the ambient set too.
+    pub add_ambient: Vec<String>,
+}
+
+/// Whose process ids a container sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerPidMode {
+    /// The pod's shared namespace.
+    Pod,
+    /// Its own.
+    #[default]
+    Container,
+    /// The host's.
+    Node,
+    /// That of another container of the same pod, by id.
+    Target(String),
+}
+
+/// The user that the process runs as.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserRequest {
+    /// The image's, else root.
+    #[default]
+    Image,
+    /// A number.
+    Uid(i64),
+    /// A name of the image's `/etc/passwd`.
+    Name(String),
+}
+
+/// Whether the groups that the image gives the user are added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupsPolicy {
+    /// Added to those asked for.
+    #[default]
+    Merge,
+    /// Only those asked for.
+    Strict,
+}
+
+/// Which security profile is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProfileRequest {
+    /// None.
+    #[default]
+    Unconfined,
+    /// The engine's own.
+    RuntimeDefault,
+    /// One of the host: an absolute path (seccomp) or a loaded profile's name (AppArmor).
+    Localhost(String),
+}
+
+/// What the image says about how to run it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// Id of the image (digest of its configuration).
+    pub id: String,
+    /// `NAME=value` each.
+    pub env: Vec<String>,
+    /// Entry point.
+    pub entrypoint: Vec<String>,
+    /// Default arguments.
+    pub cmd: Vec<String>,
+    /// `user[:group]`, names or numbers.
+    pub user: String,
+    /// Working directory.
+    pub working_dir: String,
+    /// Stop signal; may be empty.
+    pub stop_signal: String,
+}
+
+/// Accounts of the image, as text; either may be empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// `/etc/passwd`.
+    pub passwd: String,
+    /// `/etc/group`.
+    pub group: String,
+}
+
+impl ContainerSpec {
+    /// The container's log file below the pod's log directory.
+    #[must_use]
+    pub fn log_file(&self, log_directory: Option<PathBuf>) -> Option<PathBuf> {
+        match log_directory {
+            Some(directory) if !self.log_path.is_empty() => Some(directory.join(&self.log_path)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! From what is asked for and what is true to what is to be done: plans without effects.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use oci_spec::runtime::Spec;
+
+use crate::container::{Accounts, ContainerSpec, Device, ImageFacts};
+use crate::facts::{HostDevice, NodeFacts};
+use crate::sandbox::SandboxSpec;
+
+/// A kernel namespace that a pod may own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// Network.
+    Network,
+    /// IPC.
+    Ipc,
+    /// Host name.
+    Uts,
+    /// Process ids; needs an init.
+    Pid,
+}
+
+/// What to do to make a sandbox.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SandboxPlan {
+    /// Namespaces to make and pin.
+    pub namespaces: Vec<Namespace>,
+    /// Name for the UTS namespace, if one is made.
+    pub hostname: String,
+    /// Files below `/proc/sys` to write inside the new namespaces, with their values.
+    pub sysctls: Vec<(String, String)>,
+    /// Content of `/etc/hostname`.
+    pub etc_hostname: String,
+    /// Content of `/etc/hosts`.
+    pub etc_hosts: String,
+    /// Content of `/etc/resolv.conf`.
+    pub etc_resolv_conf: String,
+    /// Size of the pod's own `/dev/shm`, bytes; `None` where the host's is used.
+    pub shm_size: Option<u64>,
+    /// Specification of the built-in init, where the pod shares its process ids.
+    pub init: Option<Box<Spec>>,
+}
+
+/// Paths of a sandbox that plans refer to. All are absolute paths of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SandboxPaths {
+    /// Folder with the pinned namespaces `net`, `ipc`, `uts`, `pid`.
+    pub namespaces: PathBuf,
+    /// The pod's `/dev/shm`.
+    pub shm: PathBuf,
+    /// The pod's `/etc/hostname`.
+    pub hostname: PathBuf,
+    /// The pod's `/etc/hosts`.
+    pub hosts: PathBuf,
+    /// The pod's `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// The program that a shared process id namespace gets as its first process.
+    pub init_program: PathBuf,
+}
+
+/// Everything that decides a container's plan, besides its own specification.
+#[derive(Clone, Debug)]
+pub struct ContainerInputs<'a> {
+    /// Id of the container.
+    pub id: &'a str,
+    /// Id of its sandbox.
+    pub sandbox_id: &'a str,
+    /// The sandbox as asked for.
+    pub sandbox: &'a SandboxSpec,
+    /// Paths of the sandbox.
+    pub paths: &'a SandboxPaths,
+    /// The image's say.
+    pub image: &'a ImageFacts,
+    /// The image's accounts.
+    pub accounts: &'a Accounts,
+    /// The process whose process id namespace is joined, for `ContainerPidMode::Target`.
+    pub target_pid: Option<i32>,
+    /// Devices found at the host paths of [`ContainerSpec::devices`] (folders spread out), each
+    /// with the path that it gets in the container and its permissions.
+    pub devices: &'a [(HostDevice, Device)],
+    /// Text of the localhost seccomp profile, if one was asked for.
+    pub seccomp_profile: Option<&'a str>,
+    /// For each mount of the specification: where its source really lies (links resolved).
+    pub mount_sources: &'a [PathBuf],
+}
+
+/// What to do to make a container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerPlan {
+    /// The OCI specification; its root is `rootfs` beside it.
+    pub spec: Spec,
+    /// The container's control group, as in the specification.
+    pub cgroup: String,
+    /// The signal that asks it to stop, as a number.
+    pub stop_signal: i32,
+    /// The same by name.
+    pub stop_signal_name: String,
+    /// User id that the process gets.
+    pub uid: u32,
+    /// Group id that it gets.
+    pub gid: u32,
+    /// Its other groups.
+    pub supplemental_groups: Vec<u32>,
+    /// Environment of the container, which execs get too.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Why no plan could be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A field holds what can never be right.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field, as a path in the specification.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The field is right, but this node cannot do it.
+    #[error("{field}: {reason}")]
+    Unsupported {
+        /// The field, as a path in the specification.
+        field: String,
+        /// What the node lacks.
+        reason: String,
+    },
+}
+
+/// Plans a sandbox.
+///
+/// # Errors
+///
+/// [`PlanError`] names the field that is wrong or cannot be had on this node.
+pub fn plan_sandbox(
+    _id: &str,
+    _spec: &SandboxSpec,
+    _paths: &SandboxPaths,
+    _facts: &NodeFacts,
+) -> Result<SandboxPlan, PlanError> {
+    Ok(SandboxPlan::default())
+}
+
+/// Plans a container.
+///
+/// # Errors
+///
+/// [`PlanError`] names the field that is wrong or cannot be had on this node.
+pub fn plan_container(
+    _spec: &ContainerSpec,
+    _inputs: &ContainerInputs<'_>,
+    _facts: &NodeFacts,
+) -> Result<ContainerPlan, PlanError> {
+    Err(PlanError::Unsupported { field: "all".into(), reason: "under construction".into() })
+}
