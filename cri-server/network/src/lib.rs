@@ -1,11 +1,33 @@
 //! The network of a pod: CNI plugins, or the built-in bridge where there are none.
 //!
 //! Knows nothing of pods beyond an id, a name for CNI and a pinned network namespace.
+//!
+//! # Files
+//!
+//! All are written by this crate alone; a file that is replaced is replaced by rename.
+//!
+//! | file | holds | survives |
+//! |---|---|---|
+//! | `<root>/attachments/<sandbox id>.json` | what an attachment consists of, written before its first effect: `id`, `netns`, `interface`, `ips`, `ports` (`protocol`, `host`, `container`, `host_ip`), `via` (`kind` `builtin` with `link`; or `cni` with `conflist` as used, `args`, `capabilities`) | daemon, reboot |
+//! | `<root>/addresses/<address>` | id of the sandbox that has it; made with `O_EXCL`: the name is the lock | daemon, reboot (then freed) |
+//! | `<state>/ip_forward` | value of `net.ipv4.ip_forward` before we set it to 1 | daemon |
+//! | `<cni cache>/<network>-<sandbox id>-<interface>` | libcni's cached result, `cniCacheV1`; read by plugins' other callers too | daemon, reboot |
+//!
+//! In the kernel: bridge `wherry0` and the pods' `vw<hash>` links, whose aliases begin with
+//! `wherry:<hash of the root's path>`, and the firewall table `inet wherry0` with that as comment.
 
-use std::collections::BTreeMap;
+mod builtin;
+mod netlink;
+mod netns;
+mod records;
+
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use builtin::Builtin;
+use records::{Records, check_id};
 
 /// Which network new pods get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -99,11 +121,30 @@ pub enum Error {
     Other(String),
 }
 
+impl Error {
+    /// This error, after all was undone; a failure of that is told too.
+    fn after_undo(self, undone: Result<(), Self>) -> Self {
+        match undone {
+            Ok(()) => self,
+            Err(why) => Self::Other(format!("{self}; and undoing it failed: {why}")),
+        }
+    }
+}
+
+/// Says what was being attempted when the kernel refused.
+fn failed(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+    let what = what.into();
+    move |error| Error::Other(format!("{what}: {error}"))
+}
+
 /// The network of one daemon.
 #[derive(Debug)]
-pub struct Network {}
+pub struct Network {
+    builtin: Arc<Builtin>,
+    records: Arc<Records>,
+    root: PathBuf,
+}
 
-#[expect(clippy::todo, clippy::unused_async, unused_variables, reason = "signatures first")]
 impl Network {
     /// Reads what earlier runs left. Makes nothing yet: the bridge comes with the first pod.
     ///
@@ -111,7 +152,15 @@ impl Network {
     ///
     /// The configuration is wrong, or the folders cannot be used.
     pub fn open(config: &Config) -> Result<Arc<Self>, Error> {
-        todo!()
+        let what = || format!("making folder {}", config.state.display());
+        std::fs::create_dir_all(&config.state).map_err(failed(what()))?;
+        let records = Arc::new(Records::open(config.root.join("attachments"))?);
+        let builtin = Arc::new(Builtin::open(config, Arc::clone(&records))?);
+        Ok(Arc::new(Self {
+            builtin,
+            records,
+            root: config.root.clone(),
+        }))
     }
 
     /// Whether a pod could get a network now. Cheap.
@@ -120,18 +169,23 @@ impl Network {
     ///
     /// [`Error::NotReady`] with the reason.
     pub fn status(&self) -> Result<(), Error> {
-        todo!()
+        self.builtin
+            .check()
+            .map_err(|error| Error::NotReady(error.to_string()))
     }
 
     /// Gives the namespace its network: loopback up, an interface, addresses, routes, host ports.
     /// What it needs for its undoing lies on disk before the first effect; on failure all is
-    /// undone.
+    /// undone. What an earlier attempt for the same id left is undone first.
     ///
     /// # Errors
     ///
     /// See [`Error`].
     pub async fn attach(&self, pod: &Attachment) -> Result<Attached, Error> {
-        todo!()
+        check_id(&pod.id)?;
+        self.detach(&pod.id).await?;
+        let (builtin, pod) = (Arc::clone(&self.builtin), pod.clone());
+        blocking(move || builtin.attach(&pod)).await
     }
 
     /// Brings up loopback in the namespace of a pod, nothing else.
@@ -139,8 +193,16 @@ impl Network {
     /// # Errors
     ///
     /// See [`Error`].
-    pub async fn loopback(&self, netns: &std::path::Path) -> Result<(), Error> {
-        todo!()
+    pub async fn loopback(&self, netns: &Path) -> Result<(), Error> {
+        let path = netns.to_path_buf();
+        blocking(move || {
+            let mut pod = netns::open(&path)?;
+            netlink::route::loopback_up(&mut pod.socket).map_err(failed(format!(
+                "bringing up loopback in {}",
+                path.display()
+            )))
+        })
+        .await
     }
 
     /// Undoes [`Network::attach`], from what lies on disk; already undone is no error. `netns` may
@@ -150,14 +212,28 @@ impl Network {
     ///
     /// See [`Error`]; may be called again.
     pub async fn detach(&self, id: &str) -> Result<(), Error> {
-        todo!()
+        check_id(id)?;
+        let (builtin, id) = (Arc::clone(&self.builtin), id.to_owned());
+        blocking(move || builtin.detach(&id)).await
     }
 
     /// Told once at start: the sandboxes that keep their network. All others are detached; rules
     /// and links of those that stay are checked and mended. `rebooted` says that the kernel forgot
     /// everything since.
-    pub async fn reconcile(&self, live: &std::collections::HashSet<String>, rebooted: bool) {
-        todo!()
+    pub async fn reconcile(&self, live: &HashSet<String>, rebooted: bool) {
+        let dead = |id: &String| rebooted || !live.contains(id);
+        let mut ids = self.records.ids();
+        ids.extend(self.records.unreadable());
+        for id in ids.into_iter().filter(dead) {
+            if let Err(error) = self.detach(&id).await {
+                tracing::warn!(id, %error, "releasing the network of a sandbox that is gone");
+            }
+        }
+        let builtin = Arc::clone(&self.builtin);
+        let mended = blocking(move || builtin.free_strays().and_then(|()| builtin.mend())).await;
+        if let Err(error) = mended {
+            tracing::warn!(%error, "mending the built-in network");
+        }
     }
 
     /// Removes every link, rule and file of ours.
@@ -166,6 +242,25 @@ impl Network {
     ///
     /// See [`Error`].
     pub async fn reset(&self) -> Result<(), Error> {
-        todo!()
+        let mut ids = self.records.ids();
+        ids.extend(self.records.unreadable());
+        for id in ids {
+            self.detach(&id).await?;
+        }
+        let (builtin, root) = (Arc::clone(&self.builtin), self.root.clone());
+        blocking(move || {
+            builtin.reset()?;
+            builtin::remove_folder(&root.join("addresses"))?;
+            builtin::remove_folder(&root.join("attachments"))
+        })
+        .await
     }
+}
+
+/// Runs what blocks where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::Other(format!("network work ended early: {error}")))?
 }

@@ -1,0 +1,10 @@
+//! Pod networks on a real kernel: each test runs in a host of its own, a private network
+//! namespace, with pods that are namespaces too.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "these are tests: a panic is how they fail"
+)]
+
+mod builtin;
+mod lab;
