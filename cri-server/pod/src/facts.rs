@@ -17,6 +17,9 @@ pub struct NodeFacts {
     pub oom_score_floor: Option<i32>,
     /// Highest capability number that the kernel knows (`/proc/sys/kernel/cap_last_cap`).
     pub last_capability: u8,
+    /// Capabilities that the engine itself may hand on, one bit each by number (`CapBnd` of its
+    /// `/proc/self/status`); `None` means all. A privileged container gets no more than these.
+    pub held_capabilities: Option<u64>,
     /// The kernel filters system calls.
     pub seccomp: bool,
     /// AppArmor is on.
@@ -36,7 +39,7 @@ pub struct NodeFacts {
 /// A device node of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDevice {
-    /// Path below `/dev`.
+    /// Absolute path on the host, `/dev/kvm`.
     pub path: String,
     /// Block device, else character device.
     pub block: bool,

@@ -113,7 +113,10 @@ impl SandboxSpec {
     /// The key under which a retry of the same request finds the operation already running.
     #[must_use]
     pub fn key(&self) -> String {
-        format!("{}_{}_{}_{}", self.name, self.namespace, self.uid, self.attempt)
+        format!(
+            "{}_{}_{}_{}",
+            self.name, self.namespace, self.uid, self.attempt
+        )
     }
 
     /// Folder of the pod's logs, if it has one.

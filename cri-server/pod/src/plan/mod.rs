@@ -1,13 +1,44 @@
 //! From what is asked for and what is true to what is to be done: plans without effects.
+//!
+//! One module for each noun of a specification; [`plan_sandbox`] and [`plan_container`] put the
+//! parts together. Nothing here carries a plan out, and nothing here knows what a plan's paths
+//! hold: what must be read first (accounts of the image, a profile's text, device numbers) comes in
+//! as an argument.
+
+mod apparmor;
+mod capabilities;
+mod cgroup;
+mod check;
+mod container;
+mod devices;
+mod files;
+mod identity;
+mod init;
+mod mounts;
+mod namespaces;
+mod process;
+mod resources;
+mod sandbox;
+mod seccomp;
+mod selinux;
+mod signals;
+mod sysctls;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 
-use crate::container::{Accounts, ContainerSpec, Device, ImageFacts};
-use crate::facts::{HostDevice, NodeFacts};
+use crate::container::{Accounts, Device, ImageFacts};
+use crate::facts::HostDevice;
 use crate::sandbox::SandboxSpec;
+
+pub use container::plan_container;
+pub use resources::plan_resources;
+pub use sandbox::plan_sandbox;
+
+/// Version of the OCI runtime specification that the plans follow.
+const OCI_VERSION: &str = "1.2.0";
 
 /// A kernel namespace that a pod may own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +108,7 @@ pub struct ContainerInputs<'a> {
     pub accounts: &'a Accounts,
     /// The process whose process id namespace is joined, for `ContainerPidMode::Target`.
     pub target_pid: Option<i32>,
-    /// Devices found at the host paths of [`ContainerSpec::devices`] (folders spread out), each
+    /// Devices found at the host paths of [`ContainerSpec::devices`](crate::ContainerSpec::devices) (folders spread out), each
     /// with the path that it gets in the container and its permissions.
     pub devices: &'a [(HostDevice, Device)],
     /// Text of the localhost seccomp profile, if one was asked for.
@@ -107,7 +138,8 @@ pub struct ContainerPlan {
     pub env: BTreeMap<String, String>,
 }
 
-/// Why no plan could be made.
+/// Why no plan could be made. Fields are named as the client named them: a path in the container's
+/// or the sandbox's configuration, such as `linux.security_context.run_as_group`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A field holds what can never be right.
@@ -128,29 +160,20 @@ pub enum PlanError {
     },
 }
 
-/// Plans a sandbox.
-///
-/// # Errors
-///
-/// [`PlanError`] names the field that is wrong or cannot be had on this node.
-pub fn plan_sandbox(
-    _id: &str,
-    _spec: &SandboxSpec,
-    _paths: &SandboxPaths,
-    _facts: &NodeFacts,
-) -> Result<SandboxPlan, PlanError> {
-    Ok(SandboxPlan::default())
-}
+impl PlanError {
+    /// The field holds what can never be right.
+    pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
 
-/// Plans a container.
-///
-/// # Errors
-///
-/// [`PlanError`] names the field that is wrong or cannot be had on this node.
-pub fn plan_container(
-    _spec: &ContainerSpec,
-    _inputs: &ContainerInputs<'_>,
-    _facts: &NodeFacts,
-) -> Result<ContainerPlan, PlanError> {
-    Err(PlanError::Unsupported { field: "all".into(), reason: "under construction".into() })
+    /// The field is right, but this node cannot do it.
+    pub(crate) fn unsupported(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Unsupported {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
 }
