@@ -1,0 +1,179 @@
+//! Runs critest against a `wherryd` of its own and compares with the list of expectations.
+//!
+//! `hack/conformance` builds what this needs. Images come from a registry on loopback.
+
+#![expect(clippy::print_stdout, reason = "its output is the report")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use tests::conformance::expectations::{self, Expectations, Outcome, Spec};
+use tests::conformance::images;
+use tests::{Daemon, Registry, peers, process};
+
+/// Seconds that one run of critest may take.
+const LIMIT: u64 = 1800;
+
+/// Failures that are shown in full.
+const SHOWN: usize = 40;
+
+fn main() -> Result<()> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    let critest = peers::peer("bin/critest").context("critest is missing")?;
+    let expectations = Expectations::parse(&fs::read_to_string(
+        tests::checkout().join("tests/conformance/expectations.toml"),
+    )?)?;
+    let folder = tempfile::Builder::new()
+        .prefix("wherry-conformance.")
+        .tempdir_in("/var/tmp")?;
+    println!("conformance: making images");
+    let registry = Registry::start(&folder.path().join("registry"))?
+        .context("docker-registry is not installed")?;
+    let digest = images::push_all(&registry)?;
+    let program = folder.path().join("critest");
+    images::adapt_critest(&critest, &program, &digest)?;
+    let daemon = images::HOSTS
+        .iter()
+        .fold(Daemon::setup(), |setup, host| setup.mirror(host, &registry))
+        .config(&options.config)
+        .start()?;
+    println!("conformance: critest {}", options.describe());
+    let specs = run(&program, &daemon, folder.path(), &options)?;
+    fs::copy(
+        daemon.scratch().join("log"),
+        options.out.join("wherryd.log"),
+    )
+    .ok();
+    let finished = daemon.finish();
+    report(&specs, &expectations)?;
+    finished
+}
+
+/// What is run and how.
+#[derive(Debug, Default)]
+struct Options {
+    /// Given to critest as they are.
+    critest: Vec<String>,
+    /// More configuration for the daemon.
+    config: String,
+    /// Where logs and report are kept.
+    out: std::path::PathBuf,
+}
+
+impl Options {
+    /// `--runc PATH` makes that the default runtime; `--out FOLDER` keeps the logs; the rest is
+    /// critest's.
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
+        let mut options = Options {
+            out: "target/conformance".into(),
+            ..Options::default()
+        };
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--runc" => {
+                    let path = arguments.next().context("--runc wants a path")?;
+                    // The key of the whole file has to come before its tables; a dotted one may not.
+                    options.config = format!("[runtimes.runc]\npath = {path:?}\n");
+                    options.critest.push("--runtime-handler=runc".into());
+                }
+                "--out" => options.out = arguments.next().context("--out wants a folder")?.into(),
+                _ => options.critest.push(argument),
+            }
+        }
+        fs::create_dir_all(&options.out)?;
+        Ok(options)
+    }
+
+    fn describe(&self) -> String {
+        self.critest.join(" ")
+    }
+}
+
+/// Runs critest; it ends with 1 when a spec failed, so only its report counts.
+fn run(
+    program: &Path,
+    daemon: &Daemon,
+    folder: &Path,
+    options: &Options,
+) -> Result<BTreeMap<String, Spec>> {
+    let endpoint = format!("unix://{}", daemon.socket().display());
+    let report = folder.join("report.json");
+    let config = folder.join("crictl.yaml");
+    fs::write(
+        &config,
+        format!("runtime-endpoint: {endpoint}\nimage-endpoint: {endpoint}\ntimeout: 60\n"),
+    )?;
+    let mut critest = process::limited(program, LIMIT);
+    critest
+        .arg(format!("--config={}", config.display()))
+        .arg(format!("--runtime-endpoint={endpoint}"))
+        .arg(format!("--image-endpoint={endpoint}"))
+        .arg("--ginkgo.no-color")
+        .arg(format!("--ginkgo.json-report={}", report.display()))
+        .args(&options.critest);
+    let output = process::run(&mut critest)?;
+    fs::write(
+        options.out.join("critest.log"),
+        format!("{}{}", output.stdout, output.stderr),
+    )?;
+    let Ok(text) = fs::read_to_string(&report) else {
+        bail!(
+            "critest wrote no report:\n{}{}",
+            output.stdout,
+            output.stderr
+        );
+    };
+    fs::write(options.out.join("report.json"), &text)?;
+    expectations::read(&text)
+}
+
+/// Prints the outcome; fails on any difference from the list.
+fn report(specs: &BTreeMap<String, Spec>, expectations: &Expectations) -> Result<()> {
+    for (name, spec) in specs
+        .iter()
+        .filter(|(_, spec)| spec.outcome != Outcome::Passed)
+    {
+        let known = if expectations.of(name) == spec.outcome {
+            "expected"
+        } else {
+            "UNEXPECTED"
+        };
+        println!(
+            "  {:?} ({known}) {name}: {}",
+            spec.outcome,
+            first_line(&spec.message)
+        );
+    }
+    let count = |outcome| {
+        specs
+            .values()
+            .filter(|spec| spec.outcome == outcome)
+            .count()
+    };
+    println!(
+        "conformance: {} passed, {} failed, {} skipped of {}",
+        count(Outcome::Passed),
+        count(Outcome::Failed),
+        count(Outcome::Skipped),
+        specs.len()
+    );
+    let differences = expectations.differences(specs);
+    if specs.is_empty() {
+        bail!("no spec was run");
+    }
+    if !differences.is_empty() {
+        let shown: Vec<String> = differences.iter().take(SHOWN).cloned().collect();
+        bail!(
+            "{} specs differ from what is expected:\n{}",
+            differences.len(),
+            shown.join("\n")
+        );
+    }
+    Ok(())
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}

@@ -1,0 +1,4 @@
+//! What foreign test suites need: their images, and what is made of their reports.
+
+pub mod expectations;
+pub mod images;
