@@ -1,3 +1,91 @@
-//! Under construction.
+//! `wherryd`: the daemon, and the commands that talk to a running one.
+//!
+//! It translates and wires: [`rpc`] speaks CRI, [`control`] serves the operator, the engine does
+//! the work. Nothing here knows how anything is done.
 
-fn main() {}
+mod cli;
+mod config;
+mod control;
+mod rpc;
+mod serve;
+mod socket;
+mod toml_section;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+use config::Settings;
+
+/// Threads for calls that may block (mounts, files of a slow disk); more wait for their turn.
+const MAX_BLOCKING_THREADS: usize = 64;
+/// Threads that carry tasks, where the machine has as many CPUs.
+const MAX_WORKERS: usize = 4;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_why(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the last words of a program that failed"
+)]
+fn say_why(error: &anyhow::Error) {
+    eprintln!("wherryd: {error:#}");
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let settings = config::load(&cli.flags, &programs()?)?;
+    start_log(&settings);
+    let runtime = runtime().context("starting threads")?;
+    runtime.block_on(async {
+        match &cli.command {
+            None => serve::serve(settings).await,
+            Some(Command::Images(command)) => {
+                control::client::images(&settings.engine.state, command).await
+            }
+            Some(Command::Reset) => control::reset::reset(settings).await,
+        }
+    })
+}
+
+/// The folder of this program: its companions lie beside it.
+fn programs() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding the folder of this program")?;
+    Ok(program
+        .parent()
+        .context("this program lies in no folder")?
+        .into())
+}
+
+fn start_log(settings: &Settings) {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(settings.log.clone())
+        .with(layer)
+        .init();
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cpus = std::thread::available_parallelism()?.get();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cpus.min(MAX_WORKERS))
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .enable_all()
+        .build()
+}

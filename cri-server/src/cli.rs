@@ -1,0 +1,78 @@
+//! The command line: what may be typed, nothing of what it means.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A node engine: pods and containers for Kubernetes' Container Runtime Interface.
+///
+/// Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(name = "wherryd", version)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Flags of the daemon and of all its commands; each beats its key in the configuration file.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Flags {
+    /// Socket on which CRI is served [default: unix:///run/wherry/wherryd.sock]
+    #[arg(long, global = true, value_name = "unix://PATH")]
+    pub(crate) listen: Option<String>,
+    /// Folder for what must survive a reboot [default: /var/lib/wherry]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) root: Option<PathBuf>,
+    /// Folder for what must not survive a reboot [default: /run/wherry]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+    /// Configuration file; need not exist unless given [default: /etc/wherry/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder with <host>/hosts.toml for registries [default: /etc/wherry/certs.d]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) registry_config: Option<PathBuf>,
+    /// File that names the present boot; another one stands for a reboot
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        default_value = "/proc/sys/kernel/random/boot_id"
+    )]
+    pub(crate) boot_id_file: PathBuf,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Look at and change the images of the running daemon
+    #[command(subcommand)]
+    Images(Images),
+    /// Stop everything and remove every process, link, rule, mount and file of this daemon
+    Reset,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Images {
+    /// List all images
+    List,
+    /// Get an image from its registry
+    Pull {
+        /// Its name
+        reference: String,
+    },
+    /// Read an OCI layout (folder or tar) or a docker archive
+    Import {
+        /// Where it lies
+        file: PathBuf,
+    },
+    /// Remove images with all their names
+    Remove {
+        /// Tags, digests or ids
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}

@@ -1,0 +1,182 @@
+//! The commands' end of the operator's socket: asks the running daemon, prints for a person.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use control_api::control_client::ControlClient;
+use control_api::{
+    Image, ImportImagesRequest, ListImagesRequest, PullImageRequest, RemoveImageRequest,
+};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cli::Images;
+
+/// Digits of an id that are shown, as other tools do.
+const SHORT_ID: usize = 12;
+const KIB: u64 = 1024;
+
+/// Connects to the daemon whose state lies in `state`.
+///
+/// # Errors
+///
+/// No daemon listens there.
+pub(super) async fn connect(state: &Path) -> Result<ControlClient<Channel>> {
+    let path = state.join(control_api::SOCKET);
+    let target = format!(
+        "unix://{}",
+        path.to_str().context("the state folder is not UTF-8")?
+    );
+    let channel = Endpoint::from_shared(target)?
+        .connect()
+        .await
+        .with_context(|| format!("no daemon answers on {path:?}; is wherryd running?"))?;
+    Ok(ControlClient::new(channel))
+}
+
+/// Runs a command on images.
+///
+/// # Errors
+///
+/// No daemon listens, or it refuses; the text is the daemon's.
+pub(crate) async fn images(state: &Path, command: &Images) -> Result<()> {
+    let mut client = connect(state).await?;
+    match command {
+        Images::List => {
+            let listed = client
+                .list_images(ListImagesRequest {})
+                .await
+                .map_err(|status| told(&status))?;
+            print(&table(&listed.into_inner().images))
+        }
+        Images::Pull { reference } => {
+            let request = PullImageRequest {
+                reference: reference.clone(),
+            };
+            let pulled = client
+                .pull_image(request)
+                .await
+                .map_err(|status| told(&status))?;
+            print(&format!("{}\n", pulled.into_inner().id))
+        }
+        Images::Import { file } => {
+            let path = std::fs::canonicalize(file).with_context(|| format!("finding {file:?}"))?;
+            let path = path.into_os_string().into_string();
+            let path = path.map_err(|path| anyhow!("{path:?} is not UTF-8"))?;
+            let imported = client
+                .import_images(ImportImagesRequest { path })
+                .await
+                .map_err(|status| told(&status))?;
+            print(&lines(&imported.into_inner().ids))
+        }
+        Images::Remove { names } => {
+            for name in names {
+                let request = RemoveImageRequest { name: name.clone() };
+                client
+                    .remove_image(request)
+                    .await
+                    .map_err(|status| told(&status))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The daemon's words, without gRPC's around them.
+pub(super) fn told(status: &Status) -> anyhow::Error {
+    match status.code() {
+        tonic::Code::Unimplemented => anyhow!("the running daemon does not know this command"),
+        _ => anyhow!("{}", status.message()),
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("printing")
+}
+
+fn lines(ids: &[String]) -> String {
+    ids.iter().map(|id| format!("{id}\n")).collect()
+}
+
+/// One line a name: name, short id, size.
+fn table(images: &[Image]) -> String {
+    let rows: Vec<[String; 3]> = images.iter().flat_map(rows).collect();
+    let header = ["NAME", "ID", "SIZE"].map(str::to_owned);
+    let width = |column: usize| {
+        rows.iter()
+            .chain([&header])
+            .map(|row| row[column].len())
+            .max()
+            .unwrap_or_default()
+    };
+    let (name, id) = (width(0), width(1));
+    let line = |row: &[String; 3]| format!("{:name$}  {:id$}  {}\n", row[0], row[1], row[2]);
+    [&header].into_iter().chain(&rows).map(line).collect()
+}
+
+fn rows(image: &Image) -> Vec<[String; 3]> {
+    let id = image.id.strip_prefix("sha256:").unwrap_or(&image.id);
+    let short: String = id.chars().take(SHORT_ID).collect();
+    let names = if image.tags.is_empty() {
+        &image.digests
+    } else {
+        &image.tags
+    };
+    let row = |name: &str| [name.to_owned(), short.clone(), size(image.size)];
+    if names.is_empty() {
+        vec![row("-")]
+    } else {
+        names.iter().map(|name| row(name)).collect()
+    }
+}
+
+/// Bytes for a person: three figures at most.
+fn size(bytes: u64) -> String {
+    let mut value = bytes;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < KIB {
+            return format!("{value} {unit}");
+        }
+        value = value.div_ceil(KIB);
+    }
+    format!("{value} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (bytes, expect) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (1025, "2 KiB"),
+            (5 << 30, "5 GiB"),
+        ] {
+            assert_eq!(size(bytes), expect);
+        }
+    }
+
+    #[test]
+    fn a_line_for_each_name() {
+        let image = |tags: &[&str]| Image {
+            id: format!("sha256:{}", "ab".repeat(32)),
+            tags: tags.iter().map(|&tag| tag.into()).collect(),
+            digests: vec![],
+            size: 2048,
+        };
+        let text = table(&[image(&["docker.io/library/a:1", "b:2"]), image(&[])]);
+        let expect = "\
+NAME                   ID            SIZE
+docker.io/library/a:1  abababababab  2 KiB
+b:2                    abababababab  2 KiB
+-                      abababababab  2 KiB
+";
+        assert_eq!(text, expect);
+    }
+}

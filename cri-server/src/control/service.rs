@@ -1,0 +1,105 @@
+//! The daemon's end of the operator's socket.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use control_api::control_server::{Control, ControlServer};
+use control_api::{
+    Image, ImportImagesRequest, ImportImagesResponse, ListImagesRequest, ListImagesResponse,
+    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, ResetRequest,
+    ResetResponse,
+};
+use engine::{Engine, Error};
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use crate::rpc::status;
+use crate::serve::Stop;
+
+/// The operator's service, ready to be served; it may end the daemon by `stop`.
+pub(crate) fn routes(engine: &Arc<Engine>, stop: watch::Sender<Stop>) -> Routes {
+    Routes::new(ControlServer::new(Operator {
+        engine: Arc::clone(engine),
+        stop,
+    }))
+}
+
+struct Operator {
+    engine: Arc<Engine>,
+    stop: watch::Sender<Stop>,
+}
+
+#[tonic::async_trait]
+impl Control for Operator {
+    async fn list_images(
+        &self,
+        _: Request<ListImagesRequest>,
+    ) -> Result<Response<ListImagesResponse>, Status> {
+        let images = self
+            .engine
+            .images()
+            .list()
+            .iter()
+            .map(|image| shown(image))
+            .collect();
+        Ok(Response::new(ListImagesResponse { images }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<PullImageResponse>, Status> {
+        let PullImageRequest { reference } = request.into_inner();
+        let pulled = self.engine.images().pull(&reference, None).await;
+        let pulled = pulled.map(|id| PullImageResponse { id });
+        status::answer("pull an image", pulled.map_err(Error::from))
+    }
+
+    async fn import_images(
+        &self,
+        request: Request<ImportImagesRequest>,
+    ) -> Result<Response<ImportImagesResponse>, Status> {
+        let ImportImagesRequest { path } = request.into_inner();
+        if !Path::new(&path).is_absolute() {
+            return Err(Status::invalid_argument(format!(
+                "path: {path:?} is not absolute"
+            )));
+        }
+        let imported = self.engine.images().import(Path::new(&path)).await;
+        let imported = imported.map(|ids| ImportImagesResponse { ids });
+        status::answer("import images", imported.map_err(Error::from))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        let RemoveImageRequest { name } = request.into_inner();
+        // A person who mistypes wants to hear of it; only CRI's removal is idempotent.
+        if self.engine.images().resolve(&name).is_none() {
+            return Err(Status::not_found(format!("image {name:?} not found")));
+        }
+        let removed = self.engine.images().remove(&name).await;
+        let removed = removed.map(|()| RemoveImageResponse {});
+        status::answer("remove an image", removed.map_err(Error::from))
+    }
+
+    async fn reset(&self, _: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
+        tracing::info!("reset: everything gets stopped and removed");
+        let reset = self.engine.reset().await;
+        if reset.is_ok() {
+            self.stop.send_replace(Stop::Reset);
+        }
+        status::answer("reset", reset.map(|()| ResetResponse {}))
+    }
+}
+
+fn shown(image: &image::Image) -> Image {
+    Image {
+        id: image.id.clone(),
+        tags: image.tags.clone(),
+        digests: image.digests.clone(),
+        size: image.size,
+    }
+}

@@ -1,0 +1,239 @@
+//! CRI messages turned into the pod's types: parsed once, here, into values that cannot be wrong.
+//!
+//! What a message alone can show to be wrong is refused here with the field named, as the client
+//! spells it. What needs the node or the pod to decide (does the profile exist, is the namespace
+//! there) is the plan's business.
+
+mod container;
+mod sandbox;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use cri_api as cri;
+use pod::PlanError as Refused;
+
+pub(super) use container::container;
+pub(super) use sandbox::sandbox;
+
+/// Largest label or annotation, key and value together, bytes: what Kubernetes allows all
+/// annotations of an object to have.
+const MAX_PAIR: usize = 256 * 1024;
+/// Longest time that is waited for anything a client gives in seconds. More is asked for (a pod
+/// whose grace period means "for ever" has 2^63 - 1 seconds), but no clock can add it.
+const MAX_WAIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// What can never be right.
+fn invalid(field: &str, reason: impl Into<String>) -> Refused {
+    Refused::Invalid {
+        field: field.into(),
+        reason: reason.into(),
+    }
+}
+
+/// What is right, but is not done here.
+fn unsupported(field: &str, reason: impl Into<String>) -> Refused {
+    Refused::Unsupported {
+        field: field.into(),
+        reason: reason.into(),
+    }
+}
+
+/// A message that must be there.
+fn required<T>(field: &str, value: Option<T>) -> Result<T, Refused> {
+    value.ok_or_else(|| invalid(field, "is missing"))
+}
+
+/// A text that must not be empty.
+fn filled(field: &str, text: String) -> Result<String, Refused> {
+    if text.is_empty() {
+        Err(invalid(field, "is empty"))
+    } else {
+        plain(field, text)
+    }
+}
+
+/// A text without NUL, which no path, name or argument may have (execve(2)).
+fn plain(field: &str, text: String) -> Result<String, Refused> {
+    if text.contains('\0') {
+        Err(invalid(field, "holds a NUL byte"))
+    } else {
+        Ok(text)
+    }
+}
+
+/// Texts without NUL.
+fn plains(field: &str, texts: Vec<String>) -> Result<Vec<String>, Refused> {
+    texts
+        .into_iter()
+        .enumerate()
+        .map(|(index, text)| plain(&format!("{field}[{index}]"), text))
+        .collect()
+}
+
+/// An absolute path.
+fn absolute(field: &str, path: String) -> Result<String, Refused> {
+    if path.starts_with('/') {
+        return plain(field, path);
+    }
+    Err(invalid(field, format!("{path:?} is not an absolute path")))
+}
+
+/// An absolute path, or nothing.
+fn absolute_or_empty(field: &str, path: String) -> Result<String, Refused> {
+    if path.is_empty() {
+        Ok(path)
+    } else {
+        absolute(field, path)
+    }
+}
+
+/// Labels or annotations.
+fn pairs(field: &str, pairs: HashMap<String, String>) -> Result<BTreeMap<String, String>, Refused> {
+    for (key, value) in &pairs {
+        let size = key.len() + value.len();
+        if size > MAX_PAIR {
+            let key: String = key.chars().take(64).collect();
+            let reason = format!("{key:?} has {size} bytes, at most {MAX_PAIR} are taken");
+            return Err(invalid(field, reason));
+        }
+    }
+    Ok(pairs.into_iter().collect())
+}
+
+/// A value of an enumeration.
+fn choice<T: TryFrom<i32>>(field: &str, value: i32) -> Result<T, Refused> {
+    T::try_from(value).map_err(|_unknown| invalid(field, format!("{value} is not known")))
+}
+
+/// A number in a range.
+fn within(field: &str, value: i64, range: std::ops::RangeInclusive<i64>) -> Result<i64, Refused> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = range.into_inner();
+    Err(invalid(
+        field,
+        format!("{value} is not within {low} to {high}"),
+    ))
+}
+
+/// A user or group id. The largest number means "none" to the kernel (chown(2)).
+fn account(field: &str, id: i64) -> Result<i64, Refused> {
+    within(field, id, 0..=i64::from(u32::MAX) - 1)
+}
+
+/// Seconds that a client gives.
+///
+/// # Errors
+///
+/// Negative ones are refused.
+pub(super) fn seconds(field: &str, value: i64) -> Result<Duration, Refused> {
+    let value = u64::try_from(value)
+        .map_err(|_negative| invalid(field, format!("{value} seconds are negative")))?;
+    Ok(Duration::from_secs(value).min(MAX_WAIT))
+}
+
+/// The command of an exec.
+///
+/// # Errors
+///
+/// An empty one, or one that holds a NUL byte, is refused.
+pub(super) fn command(field: &str, command: Vec<String>) -> Result<Vec<String>, Refused> {
+    if command.is_empty() {
+        return Err(invalid(field, "is empty"));
+    }
+    plains(field, command)
+}
+
+/// The name in an image specification.
+///
+/// # Errors
+///
+/// A missing specification or an empty name is refused.
+pub(super) fn image_name(field: &str, image: Option<cri::ImageSpec>) -> Result<String, Refused> {
+    let image = required(field, image)?;
+    filled(&format!("{field}.image"), image.image)
+}
+
+/// Credentials for a registry.
+pub(super) fn credentials(auth: cri::AuthConfig) -> image::Credentials {
+    image::Credentials {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        server_address: auth.server_address,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+    }
+}
+
+/// Whether a namespace is the pod's or the node's.
+fn namespace(field: &str, mode: i32) -> Result<pod::sandbox::NamespaceMode, Refused> {
+    match choice::<cri::NamespaceMode>(field, mode)? {
+        cri::NamespaceMode::Pod => Ok(pod::sandbox::NamespaceMode::Pod),
+        cri::NamespaceMode::Node => Ok(pod::sandbox::NamespaceMode::Node),
+        other => Err(invalid(
+            field,
+            format!("{} is not possible here", other.as_str_name()),
+        )),
+    }
+}
+
+/// User namespaces are not made yet: only the node's can be had.
+fn no_user_namespace(field: &str, user: Option<&cri::UserNamespace>) -> Result<(), Refused> {
+    let Some(user) = user else { return Ok(()) };
+    let field = format!("{field}.userns_options.mode");
+    match choice::<cri::NamespaceMode>(&field, user.mode)? {
+        cri::NamespaceMode::Node => Ok(()),
+        cri::NamespaceMode::Pod => Err(unsupported(
+            &field,
+            "pods with a user namespace of their own are not supported",
+        )),
+        other => Err(invalid(
+            &field,
+            format!("{} is not possible here", other.as_str_name()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_have_a_floor_and_a_ceiling() {
+        assert_eq!(seconds("timeout", 3).unwrap(), Duration::from_secs(3));
+        assert_eq!(seconds("timeout", i64::MAX).unwrap(), MAX_WAIT);
+        let error = seconds("timeout", -1).unwrap_err();
+        assert_eq!(error.to_string(), "timeout: -1 seconds are negative");
+    }
+
+    #[test]
+    fn commands() {
+        assert_eq!(
+            command("cmd", vec![]).unwrap_err().to_string(),
+            "cmd: is empty"
+        );
+        let error = command("cmd", vec!["a".into(), "b\0".into()]).unwrap_err();
+        assert_eq!(error.to_string(), "cmd[1]: holds a NUL byte");
+    }
+
+    #[test]
+    fn image_names() {
+        let error = image_name("image", None).unwrap_err();
+        assert_eq!(error.to_string(), "image: is missing");
+        let error = image_name("image", Some(cri::ImageSpec::default())).unwrap_err();
+        assert_eq!(error.to_string(), "image.image: is empty");
+    }
+
+    #[test]
+    fn huge_labels_are_refused() {
+        let huge = HashMap::from([("k".to_owned(), "v".repeat(1 << 20))]);
+        let error = pairs("labels", huge).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "labels: \"k\" has 1048577 bytes, at most 262144 are taken"
+        );
+    }
+}

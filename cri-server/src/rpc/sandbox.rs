@@ -1,0 +1,71 @@
+//! Verbs on sandboxes.
+
+use std::sync::Arc;
+
+use cri_api as cri;
+use engine::{Container, Engine, Error};
+
+use super::{filter, info, missing_is_fine, now, reply, request};
+
+pub(super) async fn run(
+    engine: &Engine,
+    asked: cri::RunPodSandboxRequest,
+) -> Result<cri::RunPodSandboxResponse, Error> {
+    let spec = request::sandbox(asked.config, asked.runtime_handler)?;
+    let pod_sandbox_id = engine.run_sandbox(spec).await?;
+    Ok(cri::RunPodSandboxResponse { pod_sandbox_id })
+}
+
+pub(super) async fn stop(
+    engine: &Engine,
+    asked: cri::StopPodSandboxRequest,
+) -> Result<cri::StopPodSandboxResponse, Error> {
+    missing_is_fine(engine.stop_sandbox(&asked.pod_sandbox_id).await)?;
+    Ok(cri::StopPodSandboxResponse {})
+}
+
+pub(super) async fn remove(
+    engine: &Engine,
+    asked: cri::RemovePodSandboxRequest,
+) -> Result<cri::RemovePodSandboxResponse, Error> {
+    missing_is_fine(engine.remove_sandbox(&asked.pod_sandbox_id).await)?;
+    Ok(cri::RemovePodSandboxResponse {})
+}
+
+pub(super) fn status(
+    engine: &Engine,
+    asked: &cri::PodSandboxStatusRequest,
+) -> Result<cri::PodSandboxStatusResponse, Error> {
+    let sandbox = engine.sandbox(&asked.pod_sandbox_id)?;
+    let containers: Vec<Arc<Container>> = engine
+        .containers()
+        .into_iter()
+        .filter(|container| container.sandbox_id == sandbox.id)
+        .collect();
+    let shown = asked.verbose.then(|| info::sandbox(&sandbox, &containers));
+    Ok(cri::PodSandboxStatusResponse {
+        status: Some(reply::sandbox_status(&sandbox)),
+        info: shown.unwrap_or_default(),
+        containers_statuses: containers
+            .iter()
+            .map(|c| reply::container_status(c))
+            .collect(),
+        timestamp: now(),
+    })
+}
+
+pub(super) fn list(
+    engine: &Engine,
+    asked: cri::ListPodSandboxRequest,
+) -> cri::ListPodSandboxResponse {
+    let wanted = asked.filter.unwrap_or_default();
+    let sandboxes = engine.sandboxes();
+    let shown = sandboxes
+        .iter()
+        .filter(|sandbox| filter::wants_sandbox(&wanted, sandbox));
+    cri::ListPodSandboxResponse {
+        items: shown
+            .map(|sandbox| reply::listed_sandbox(sandbox))
+            .collect(),
+    }
+}

@@ -1,0 +1,114 @@
+//! The one map from errors to gRPC codes, and the one place where a failed request is logged.
+
+use engine::Error;
+use tonic::{Code, Response, Status};
+
+/// Beginnings of messages that a kubelet knows (cri-api, package `errors`). It finds them only if
+/// the code is Unknown: any other it writes in front of the message.
+const KUBELET_WORDS: [&str; 4] = [
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+    "RROUnsupported",
+    "ImageVolumeMountFailed",
+];
+
+/// The answer to a request, logged if it is a refusal.
+///
+/// # Errors
+///
+/// The engine's error, as a gRPC status.
+pub(crate) fn answer<T>(verb: &str, result: Result<T, Error>) -> Result<Response<T>, Status> {
+    match result {
+        Ok(message) => {
+            tracing::debug!(verb, "done");
+            Ok(Response::new(message))
+        }
+        Err(error) => {
+            tracing::warn!(verb, %error, "refused or failed");
+            Err(status(&error))
+        }
+    }
+}
+
+/// What to answer to a request that is not built yet.
+pub(super) fn not_built(verb: &str) -> Status {
+    Status::unimplemented(format!("{verb} is not implemented"))
+}
+
+fn status(error: &Error) -> Status {
+    let text = error.to_string();
+    if KUBELET_WORDS.iter().any(|word| text.starts_with(word)) {
+        return Status::unknown(text);
+    }
+    Status::new(code(error), text)
+}
+
+fn code(error: &Error) -> Code {
+    match error {
+        Error::NotFound { .. } => Code::NotFound,
+        Error::Ambiguous { .. } | Error::Invalid(_) => Code::InvalidArgument,
+        Error::Unsupported(_) => Code::Unimplemented,
+        Error::Exists(_) => Code::AlreadyExists,
+        Error::WrongState(_) => Code::FailedPrecondition,
+        Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
+        Error::Unavailable(_) => Code::Unavailable,
+        Error::Exhausted(_) => Code::ResourceExhausted,
+        // Clients leave this code's name out of what they show.
+        Error::Failed(_) => Code::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(error: &Error, code: Code, message: &str) {
+        let status = status(error);
+        assert_eq!((status.code(), status.message()), (code, message));
+    }
+
+    #[test]
+    fn codes() {
+        let text = || "text".to_owned();
+        let missing = Error::NotFound {
+            kind: "sandbox",
+            id: "a".into(),
+        };
+        check(&missing, Code::NotFound, "sandbox \"a\" not found");
+        let ambiguous = Error::Ambiguous {
+            kind: "sandbox",
+            id: "a".into(),
+            count: 2,
+        };
+        check(
+            &ambiguous,
+            Code::InvalidArgument,
+            "sandbox id \"a\" is ambiguous: it fits 2",
+        );
+        check(&Error::Invalid(text()), Code::InvalidArgument, "text");
+        check(&Error::Unsupported(text()), Code::Unimplemented, "text");
+        check(&Error::Exists(text()), Code::AlreadyExists, "text");
+        check(&Error::WrongState(text()), Code::FailedPrecondition, "text");
+        check(
+            &Error::DeadlineExceeded(text()),
+            Code::DeadlineExceeded,
+            "text",
+        );
+        check(&Error::Unavailable(text()), Code::Unavailable, "text");
+        check(&Error::Exhausted(text()), Code::ResourceExhausted, "text");
+        check(&Error::Failed(text()), Code::Unknown, "text");
+    }
+
+    #[test]
+    fn words_for_the_kubelet_come_first() {
+        let error = Error::from(image::Error::Unavailable("no route".into()));
+        check(&error, Code::Unknown, "RegistryUnavailable: no route");
+    }
+
+    #[test]
+    fn what_is_not_built_says_its_name() {
+        let status = not_built("Attach");
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert_eq!(status.message(), "Attach is not implemented");
+    }
+}
