@@ -254,12 +254,35 @@ pub struct Accounts {
 }
 
 impl ContainerSpec {
-    /// The container's log file below the pod's log directory.
+    /// The container's log file below the pod's log directory; a leading slash of
+    /// [`Self::log_path`] means nothing.
     #[must_use]
     pub fn log_file(&self, log_directory: Option<PathBuf>) -> Option<PathBuf> {
+        let below = self.log_path.trim_start_matches('/');
         match log_directory {
-            Some(directory) if !self.log_path.is_empty() => Some(directory.join(&self.log_path)),
+            Some(directory) if !below.is_empty() => Some(directory.join(below)),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_lie_below_the_pods_directory() {
+        let check = |log_path: &str, directory: Option<&str>, expect: Option<&str>| {
+            let spec = ContainerSpec {
+                log_path: log_path.into(),
+                ..Default::default()
+            };
+            let found = spec.log_file(directory.map(PathBuf::from));
+            assert_eq!(found, expect.map(PathBuf::from));
+        };
+        check("web/0.log", Some("/logs"), Some("/logs/web/0.log"));
+        check("/0.log", Some("/logs"), Some("/logs/0.log"));
+        check("", Some("/logs"), None);
+        check("0.log", None, None);
     }
 }

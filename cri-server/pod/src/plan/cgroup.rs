@@ -6,8 +6,8 @@ use super::PlanError;
 use crate::facts::NodeFacts;
 
 const FIELD: &str = "linux.cgroup_parent";
-/// Parent of the pods for which the client names none.
-const OWN_PARENT: &str = "/wherry";
+/// Parent control group of the pods for which the client names none, under cgroupfs.
+pub const DEFAULT_CGROUP_PARENT: &str = "/wherry";
 /// Slice of those pods under systemd.
 const OWN_SLICE: &str = "system.slice";
 /// Prefix of the scopes under systemd. Monitoring tools find containers by patterns on cgroup
@@ -46,7 +46,7 @@ fn slice(parent: &str) -> Result<&str, PlanError> {
 
 fn folder(parent: &str) -> String {
     match parent.trim_matches('/') {
-        "" => OWN_PARENT.to_owned(),
+        "" => DEFAULT_CGROUP_PARENT.to_owned(),
         path => format!("/{path}"),
     }
 }

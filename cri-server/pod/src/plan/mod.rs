@@ -33,6 +33,7 @@ use crate::container::{Accounts, Device, ImageFacts};
 use crate::facts::HostDevice;
 use crate::sandbox::SandboxSpec;
 
+pub use cgroup::DEFAULT_CGROUP_PARENT;
 pub use container::plan_container;
 pub use resources::plan_resources;
 pub use sandbox::plan_sandbox;
