@@ -123,9 +123,9 @@ pub struct Security {
     pub privileged: bool,
     /// Capabilities relative to the default set, names without `CAP_`; `ALL` is understood.
     pub capabilities: Capabilities,
-    /// Network namespace, which must be the pod's choice.
+    /// Network namespace: the pod's, whatever that is, or the host's if the pod has that.
     pub network: NamespaceMode,
-    /// IPC namespace, which must be the pod's choice.
+    /// IPC namespace: the pod's, whatever that is, or the host's if the pod has that.
     pub ipc: NamespaceMode,
     /// Process ids.
     pub pid: ContainerPidMode,
@@ -180,7 +180,7 @@ pub struct Capabilities {
 /// Whose process ids a container sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerPidMode {
-    /// The pod's shared namespace.
+    /// What the pod says: its shared namespace, the container's own, or the host's.
     Pod,
     /// Its own.
     #[default]

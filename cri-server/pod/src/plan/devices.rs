@@ -87,7 +87,10 @@ pub(super) fn plan(
         let path = check::absolute(&format!("{field}.container_path"), &device.container_path)?;
         let permissions = permissions(&field, &device.permissions)?;
         let node = node(path, found);
-        devices.rules.push(rule_for(&node, permissions));
+        // The privileged may open all anyway.
+        if !security.privileged {
+            devices.rules.push(rule_for(&node, permissions));
+        }
         devices.nodes.retain(|known| known.path() != node.path());
         devices.nodes.push(node);
     }

@@ -61,7 +61,7 @@ pub struct SandboxPlan {
     pub namespaces: Vec<Namespace>,
     /// Name for the UTS namespace, if one is made.
     pub hostname: String,
-    /// Files below `/proc/sys` to write inside the new namespaces, with their values.
+    /// Files to write inside the new namespaces, relative to `/proc/sys`, with their values.
     pub sysctls: Vec<(String, String)>,
     /// Content of `/etc/hostname`.
     pub etc_hostname: String,
