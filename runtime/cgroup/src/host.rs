@@ -1,0 +1,333 @@
+//! Which hierarchies this host has, and where a group's directories lie in them.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::group::Group;
+use crate::{Error, dir::Dir};
+
+/// Where v2 is mounted on every host that has only v2.
+const UNIFIED: &str = "/sys/fs/cgroup";
+/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// Who creates groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// This crate, by mkdir.
+    #[default]
+    Cgroupfs,
+    /// systemd, as transient scopes.
+    Systemd,
+}
+
+/// The control group hierarchies of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// One hierarchy a controller; also a hybrid host.
+    V1(Hierarchies),
+    /// One hierarchy.
+    V2 {
+        /// Where it is mounted.
+        mount: PathBuf,
+        /// This process's own group in it (`/proc/self/cgroup`).
+        own: String,
+    },
+}
+
+/// The v1 hierarchies by controller; `name=systemd` is one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hierarchies(BTreeMap<String, Hierarchy>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    mount: PathBuf,
+    /// The group that is visible at the mount point.
+    root: String,
+    own: String,
+}
+
+impl Host {
+    /// Reads what is mounted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoHierarchy`], or a file of /proc that cannot be read.
+    pub fn detect() -> Result<Self, Error> {
+        let own = read("/proc/self/cgroup")?;
+        let unified = rustix::fs::statfs(UNIFIED)
+            .is_ok_and(|fs| u64::try_from(fs.f_type).is_ok_and(|magic| magic == CGROUP2_MAGIC));
+        // No look at mountinfo, which has a line for each of a node's mounts, where it is v2.
+        if unified {
+            let own = own_v2(&own).unwrap_or("/").to_owned();
+            return Ok(Self::V2 {
+                mount: PathBuf::from(UNIFIED),
+                own,
+            });
+        }
+        parse(&read("/proc/self/mountinfo")?, &own).ok_or(Error::NoHierarchy)
+    }
+
+    /// Whether this is a v2 host.
+    pub fn is_v2(&self) -> bool {
+        matches!(self, Self::V2 { .. })
+    }
+
+    /// The group at `path`: absolute from the hierarchies' roots, or relative to this process's
+    /// own group (on v2 beside it, because a group with processes cannot have children with
+    /// controllers). It need not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadPath`] if the path is empty, the root, or has `..` in it.
+    pub fn group(&self, path: &str) -> Result<Group, Error> {
+        check(path)?;
+        match self {
+            Self::V1(hierarchies) => Ok(Group::v1(hierarchies.dirs(path))),
+            Self::V2 { mount, own } => {
+                let parent = Path::new(own).parent().unwrap_or(Path::new("/"));
+                let full = if path.starts_with('/') {
+                    PathBuf::from(path)
+                } else {
+                    parent.join(path)
+                };
+                Ok(Group::v2(mount, below(mount, &full)))
+            }
+        }
+    }
+
+    /// As [`Host::group`], by a driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::group`]; [`Error::Systemd`] for systemd.
+    pub fn group_by(&self, driver: Driver, path: &str) -> Result<Group, Error> {
+        match driver {
+            Driver::Cgroupfs => self.group(path),
+            Driver::Systemd => Err(Error::Systemd),
+        }
+    }
+}
+
+impl Hierarchies {
+    fn dirs(&self, path: &str) -> Vec<(String, Dir)> {
+        let dir = |hierarchy: &Hierarchy| {
+            if path.starts_with('/') {
+                return below(&hierarchy.mount, Path::new(path));
+            }
+            // In a container without a cgroup namespace the mount shows a part of the hierarchy,
+            // and the own group is named from the root of the whole.
+            let own = hierarchy
+                .own
+                .strip_prefix(&hierarchy.root)
+                .unwrap_or(&hierarchy.own);
+            below(&below(&hierarchy.mount, Path::new(own)), Path::new(path))
+        };
+        self.0
+            .iter()
+            .map(|(name, one)| (name.clone(), Dir::new(dir(one))))
+            .collect()
+    }
+}
+
+/// `path` taken as relative to `mount`.
+fn below(mount: &Path, path: &Path) -> PathBuf {
+    let named = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)));
+    std::iter::once(mount.as_os_str())
+        .chain(named.map(Component::as_os_str))
+        .collect()
+}
+
+fn check(path: &str) -> Result<(), Error> {
+    let bad = |reason| Err(Error::BadPath(path.to_owned(), reason));
+    if path.contains('\0') {
+        return bad("it holds a zero byte");
+    }
+    let mut parts = Path::new(path).components();
+    if parts.any(|part| part == Component::ParentDir) {
+        return bad("it leads upwards");
+    }
+    if !Path::new(path)
+        .components()
+        .any(|part| matches!(part, Component::Normal(_)))
+    {
+        return bad("it names no group");
+    }
+    Ok(())
+}
+
+fn read(path: &str) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|error| Error::Call {
+        what: "read",
+        path: PathBuf::from(path),
+        source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+    })
+}
+
+/// The v2 line of `/proc/self/cgroup`: `0::/path`.
+fn own_v2(cgroup: &str) -> Option<&str> {
+    cgroup.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// A line of `/proc/self/cgroup` that names `controller`: `4:memory:/path`.
+fn own_v1<'a>(cgroup: &'a str, controller: &str) -> Option<&'a str> {
+    cgroup.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let names = parts.next()?;
+        names
+            .split(',')
+            .any(|name| name == controller)
+            .then_some(parts.next())?
+    })
+}
+
+/// proc_pid_mountinfo(5) and cgroups(7) to hierarchies; v1 wins where both are mounted.
+fn parse(mountinfo: &str, cgroup: &str) -> Option<Host> {
+    let mut hierarchies = Hierarchies::default();
+    let mut unified = None;
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
+        let left: Vec<&str> = left.split(' ').collect();
+        let right: Vec<&str> = right.split(' ').collect();
+        let (&[_, _, _, root, mount, ..], &[kind, _, options]) = (&left[..], &right[..]) else {
+            continue;
+        };
+        let mount = PathBuf::from(unescape(mount));
+        match kind {
+            "cgroup2" => unified = unified.or(Some(mount)),
+            "cgroup" => {
+                for name in options.split(',') {
+                    let Some(own) = own_v1(cgroup, name) else {
+                        continue;
+                    };
+                    let hierarchy = Hierarchy {
+                        mount: mount.clone(),
+                        root: unescape(root).trim_end_matches('/').to_owned(),
+                        own: own.to_owned(),
+                    };
+                    // A hierarchy may be mounted several times; the first is the host's.
+                    hierarchies.0.entry(name.to_owned()).or_insert(hierarchy);
+                }
+            }
+            _ => {}
+        }
+    }
+    if hierarchies.0.keys().any(|name| !name.starts_with("name=")) {
+        return Some(Host::V1(hierarchies));
+    }
+    let own = own_v2(cgroup).unwrap_or("/").to_owned();
+    unified.map(|mount| Host::V2 { mount, own })
+}
+
+/// The kernel writes space, tab, newline and backslash of a path as three octal digits.
+fn unescape(text: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, (code, plain)| {
+        text.replace(code, plain)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+36 31 0:32 /docker/ab /mnt/with\\040space rw - cgroup cgroup rw,pids
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+    const OWN: &str =
+        "9:name=systemd:/u\n8:pids:/docker/ab/x\n4:memory:/a/b\n2:cpu,cpuacct:/\n0::/u\n";
+
+    fn paths(host: &Host, path: &str) -> Vec<(String, String)> {
+        let paths = host.group(path).unwrap().paths();
+        paths
+            .into_iter()
+            .map(|(name, path)| (name, path.display().to_string()))
+            .collect()
+    }
+
+    fn check(host: &Host, path: &str, expect: &[(&str, &str)]) {
+        let expect: Vec<_> = expect
+            .iter()
+            .map(|(name, path)| ((*name).to_owned(), (*path).to_owned()))
+            .collect();
+        assert_eq!(paths(host, path), expect, "{path}");
+    }
+
+    #[test]
+    fn hybrid_is_v1() {
+        let host = parse(HYBRID, OWN).unwrap();
+        check(
+            &host,
+            "/x/y",
+            &[
+                ("cpu", "/sys/fs/cgroup/cpu,cpuacct/x/y"),
+                ("cpuacct", "/sys/fs/cgroup/cpu,cpuacct/x/y"),
+                ("memory", "/sys/fs/cgroup/memory/x/y"),
+                ("name=systemd", "/sys/fs/cgroup/systemd/x/y"),
+                ("pids", "/mnt/with space/x/y"),
+            ],
+        );
+        check(
+            &host,
+            "y",
+            &[
+                ("cpu", "/sys/fs/cgroup/cpu,cpuacct/y"),
+                ("cpuacct", "/sys/fs/cgroup/cpu,cpuacct/y"),
+                ("memory", "/sys/fs/cgroup/memory/a/b/y"),
+                ("name=systemd", "/sys/fs/cgroup/systemd/u/y"),
+                ("pids", "/mnt/with space/x/y"),
+            ],
+        );
+    }
+
+    #[test]
+    fn only_v2() {
+        let line = "41 31 0:38 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n";
+        let host = parse(line, "0::/user/session\n").unwrap();
+        check(&host, "/a//b/./c", &[("", "/sys/fs/cgroup/a/b/c")]);
+        check(&host, "a", &[("", "/sys/fs/cgroup/user/a")]);
+        let named = "40 31 0:37 / /s/systemd rw - cgroup cgroup rw,name=systemd\n";
+        let both = parse(&[named, line].concat(), "1:name=systemd:/\n0::/\n").unwrap();
+        assert!(
+            both.is_v2(),
+            "a named hierarchy alone does not make a v1 host"
+        );
+    }
+
+    #[test]
+    fn nothing_mounted() {
+        assert_eq!(parse("", OWN), None);
+    }
+
+    #[test]
+    fn bad_paths() {
+        let host = parse(HYBRID, OWN).unwrap();
+        for path in ["", "/", ".", "//", "/a/../b", "..", "a\0b"] {
+            assert!(
+                matches!(host.group(path), Err(Error::BadPath(..))),
+                "{path:?}"
+            );
+        }
+        assert!(matches!(
+            host.group_by(Driver::Systemd, "/a"),
+            Err(Error::Systemd)
+        ));
+    }
+}
