@@ -17,6 +17,7 @@
 //! `wherry:<hash of the root's path>`, and the firewall table `inet wherry0` with that as comment.
 
 mod builtin;
+mod cni;
 mod netlink;
 mod netns;
 mod records;
@@ -24,10 +25,11 @@ mod records;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use builtin::Builtin;
-use records::{Records, check_id};
+use cni::{Cni, NetworkList, Scan};
+use records::{Record, Records, Via, check_id};
 
 /// Which network new pods get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -140,9 +142,19 @@ fn failed(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
 /// The network of one daemon.
 #[derive(Debug)]
 pub struct Network {
+    mode: Mode,
     builtin: Arc<Builtin>,
+    cni: Cni,
     records: Arc<Records>,
     root: PathBuf,
+    /// Files of CNI's folder that were refused and told of, so that each is told of once.
+    told: Mutex<Vec<String>>,
+}
+
+/// What a new pod gets.
+enum Choice {
+    Builtin,
+    Cni(NetworkList),
 }
 
 impl Network {
@@ -156,10 +168,15 @@ impl Network {
         std::fs::create_dir_all(&config.state).map_err(failed(what()))?;
         let records = Arc::new(Records::open(config.root.join("attachments"))?);
         let builtin = Arc::new(Builtin::open(config, Arc::clone(&records))?);
+        let cni = Cni::new(config, Arc::clone(&records));
+        let (mode, root, told) = (config.mode, config.root.clone(), Mutex::default());
         Ok(Arc::new(Self {
+            mode,
             builtin,
+            cni,
             records,
-            root: config.root.clone(),
+            root,
+            told,
         }))
     }
 
@@ -169,9 +186,44 @@ impl Network {
     ///
     /// [`Error::NotReady`] with the reason.
     pub fn status(&self) -> Result<(), Error> {
-        self.builtin
-            .check()
-            .map_err(|error| Error::NotReady(error.to_string()))
+        match self.choose(self.cni.scan())? {
+            Choice::Cni(network) => self.cni.check_programs(&network),
+            Choice::Builtin => self
+                .builtin
+                .check()
+                .map_err(|error| Error::NotReady(error.to_string())),
+        }
+    }
+
+    /// What a new pod gets, by the mode and by what CNI's folder holds now. In `auto`, a folder
+    /// with nothing but broken files is no empty folder: whoever wrote them wants CNI.
+    fn choose(&self, scan: Scan) -> Result<Choice, Error> {
+        if self.mode == Mode::Builtin {
+            return Ok(Choice::Builtin);
+        }
+        self.tell(&scan.rejected);
+        match scan.network {
+            Some(network) => Ok(Choice::Cni(network)),
+            None if self.mode == Mode::Auto && scan.rejected.is_empty() => Ok(Choice::Builtin),
+            None if scan.rejected.is_empty() => {
+                let folder = self.cni.folder().display();
+                Err(Error::NotReady(format!(
+                    "no CNI configuration is in {folder}"
+                )))
+            }
+            None => Err(Error::NotReady(scan.rejected.join("; "))),
+        }
+    }
+
+    /// Logs files that were refused, each time the list changes.
+    fn tell(&self, rejected: &[String]) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != rejected {
+            rejected
+                .iter()
+                .for_each(|why| tracing::warn!(why, "a CNI configuration is skipped"));
+            *told = rejected.to_vec();
+        }
     }
 
     /// Gives the namespace its network: loopback up, an interface, addresses, routes, host ports.
@@ -184,8 +236,19 @@ impl Network {
     pub async fn attach(&self, pod: &Attachment) -> Result<Attached, Error> {
         check_id(&pod.id)?;
         self.detach(&pod.id).await?;
-        let (builtin, pod) = (Arc::clone(&self.builtin), pod.clone());
-        blocking(move || builtin.attach(&pod)).await
+        let cni = self.cni.clone();
+        let scan = blocking(move || Ok(cni.scan())).await?;
+        match self.choose(scan)? {
+            Choice::Cni(network) => {
+                self.cni.check_programs(&network)?;
+                self.loopback(&pod.netns).await?;
+                self.cni.attach(pod, network).await
+            }
+            Choice::Builtin => {
+                let (builtin, pod) = (Arc::clone(&self.builtin), pod.clone());
+                blocking(move || builtin.attach(&pod)).await
+            }
+        }
     }
 
     /// Brings up loopback in the namespace of a pod, nothing else.
@@ -213,8 +276,33 @@ impl Network {
     /// See [`Error`]; may be called again.
     pub async fn detach(&self, id: &str) -> Result<(), Error> {
         check_id(id)?;
+        if let Some(Record {
+            via: Via::Cni { .. },
+            ..
+        }) = self.records.find(id)
+        {
+            return self.cni.detach(id).await;
+        }
         let (builtin, id) = (Arc::clone(&self.builtin), id.to_owned());
         blocking(move || builtin.detach(&id)).await
+    }
+
+    /// Whether what the pod was given is still there. Asks plugins to CHECK, so it may take long.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Other`] says what is missing; [`Error::Invalid`]: the pod has no network of ours.
+    pub async fn check(&self, id: &str) -> Result<(), Error> {
+        let Some(record) = self.records.find(id) else {
+            return Err(Error::Invalid(format!(
+                "sandbox {id} has no network of ours"
+            )));
+        };
+        if matches!(record.via, Via::Cni { .. }) {
+            return self.cni.check(&record).await;
+        }
+        let builtin = Arc::clone(&self.builtin);
+        blocking(move || builtin.check_link(&record)).await
     }
 
     /// Told once at start: the sandboxes that keep their network. All others are detached; rules

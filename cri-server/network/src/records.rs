@@ -131,6 +131,11 @@ impl Records {
         Some(entry.record.clone())
     }
 
+    /// The record of the id.
+    pub(crate) fn find(&self, id: &str) -> Option<Record> {
+        self.lock().get(id).map(|entry| entry.record.clone())
+    }
+
     /// Removes a record; gone already is no error.
     pub(crate) fn forget(&self, id: &str) -> Result<(), Error> {
         let path = path(&self.folder, id);

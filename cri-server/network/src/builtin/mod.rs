@@ -217,6 +217,24 @@ impl Builtin {
         }
     }
 
+    /// Whether the pod's link is plugged into our bridge.
+    pub(crate) fn check_link(&self, record: &Record) -> Result<(), Error> {
+        let mut host = route_socket()?;
+        let bridge = self.bridge.find(&mut host)?.map(|link| link.index);
+        let name = bridge::veth_name(&self.bridge.mark, &record.id);
+        let link = route::link(&mut host, &name).map_err(failed(format!(
+            "looking for link {name} of sandbox {}",
+            record.id
+        )))?;
+        match link {
+            Some(link) if Some(link.master) == bridge => Ok(()),
+            _ => Err(Error::Other(format!(
+                "link {name} of sandbox {} is not in bridge {}",
+                record.id, self.bridge.name
+            ))),
+        }
+    }
+
     /// Removes table, bridge, links and files; the records are gone already.
     pub(crate) fn reset(&self) -> Result<(), Error> {
         let _shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);

@@ -55,6 +55,7 @@ pub(crate) fn run(path: &str, body: impl AsyncFnOnce(Lab)) {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .enable_all()
         .build()
         .unwrap();
     runtime.block_on(body(lab));
@@ -138,9 +139,12 @@ impl Lab {
         }
     }
 
-    /// Pins a fresh network namespace.
+    /// A pinned network namespace of that name, fresh the first time.
     pub(crate) fn netns(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(format!("netns-{name}"));
+        if path.exists() {
+            return path;
+        }
         std::fs::write(&path, "").unwrap();
         let target = path.clone();
         let make = move || {
