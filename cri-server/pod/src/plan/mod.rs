@@ -38,8 +38,9 @@ pub use container::plan_container;
 pub use resources::plan_resources;
 pub use sandbox::plan_sandbox;
 
-/// Version of the OCI runtime specification that the plans follow.
-const OCI_VERSION: &str = "1.2.0";
+/// Version of the OCI runtime specification that the plans follow: the lowest that has all they use.
+/// Runtimes refuse what is newer than themselves (crun of Debian 12 takes no 1.2).
+const OCI_VERSION: &str = "1.1.0";
 
 /// A kernel namespace that a pod may own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
