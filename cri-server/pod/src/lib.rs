@@ -5,9 +5,9 @@
 //! number or calls the kernel, and nothing here knows which client asked or how bytes travel.
 //!
 //! ```text
-//! SandboxSpec   + NodeFacts              -plan_sandbox->   SandboxPlan   namespaces, files, init
-//! ContainerSpec + image, pod, NodeFacts  -plan_container-> ContainerPlan OCI spec, stop signal, ids
-//! Request       + Lifecycle              -ask->            Verdict       begin, join, wait, refuse
+//! SandboxSpec   + NodeFacts              -plan_sandbox->   SandboxPlan   namespaces, files
+//! ContainerSpec + image, pod, NodeFacts  -plan_container-> ContainerPlan OCI spec, ids, signal
+//! Request       + Lifecycle              -ask->            Verdict       begin, join, refuse
 //! ```
 //!
 //! # Pod rules

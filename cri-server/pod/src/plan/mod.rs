@@ -38,8 +38,8 @@ pub use container::plan_container;
 pub use resources::plan_resources;
 pub use sandbox::plan_sandbox;
 
-/// Version of the OCI runtime specification that the plans follow: the lowest that has all they use.
-/// Runtimes refuse what is newer than themselves (crun of Debian 12 takes no 1.2).
+/// Version of the OCI runtime specification that the plans follow: the lowest that has all they
+/// use. Runtimes refuse what is newer than themselves (crun of Debian 12 takes no 1.2).
 const OCI_VERSION: &str = "1.1.0";
 
 /// A kernel namespace that a pod may own.
@@ -110,8 +110,9 @@ pub struct ContainerInputs<'a> {
     pub accounts: &'a Accounts,
     /// The process whose process id namespace is joined, for `ContainerPidMode::Target`.
     pub target_pid: Option<i32>,
-    /// Devices found at the host paths of [`ContainerSpec::devices`](crate::ContainerSpec::devices) (folders spread out), each
-    /// with the path that it gets in the container and its permissions.
+    /// Devices found at the host paths of
+    /// [`ContainerSpec::devices`](crate::ContainerSpec::devices) (folders spread out), each with the
+    /// path that it gets in the container and its permissions.
     pub devices: &'a [(HostDevice, Device)],
     /// Text of the localhost seccomp profile, if one was asked for.
     pub seccomp_profile: Option<&'a str>,
