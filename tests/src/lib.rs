@@ -22,6 +22,7 @@ pub mod crictl;
 pub mod daemon;
 pub mod debian;
 pub mod image;
+pub mod node;
 pub mod peers;
 pub mod pod;
 pub mod process;
@@ -34,6 +35,7 @@ pub mod wait;
 pub use client::Client;
 pub use crictl::Crictl;
 pub use daemon::Daemon;
+pub use node::Node;
 pub use registry::Registry;
 pub use scratch::Scratch;
 

@@ -210,8 +210,8 @@ fn shell() -> Value {
 /// # Errors
 ///
 /// If packages or registry fail.
-pub fn push_busybox(registry: &Registry) -> Result<()> {
-    let image = Image::indexed(FORMAT, &[busybox()?], &shell());
+pub fn push_busybox(registry: &Registry, layer: &Packed) -> Result<()> {
+    let image = Image::indexed(FORMAT, std::slice::from_ref(layer), &shell());
     registry.push("e2e-test-images/busybox", &["1.29-2"], &image)
 }
 
@@ -232,13 +232,7 @@ fn push_basic(registry: &Registry, base: &Packed) -> Result<()> {
             &Image::new(FORMAT, &layers, &config),
         )?;
     }
-    let pause = compiled(PAUSE)?;
-    for tag in ["3.9", "3.10"] {
-        let config =
-            json!({"Entrypoint": ["/pause"], "User": "65535:65535", "Labels": {"tag": tag}});
-        let layer = single("/pause", 0o755, &pause)?;
-        registry.push("pause", &[tag], &Image::indexed(FORMAT, &[layer], &config))?;
-    }
+    push_pause(registry)?;
     let program = single("/nnp", 0o4755, &compiled(NO_NEW_PRIVS)?)?;
     let image = Image::new(
         FORMAT,
@@ -246,6 +240,22 @@ fn push_basic(registry: &Registry, base: &Packed) -> Result<()> {
         &json!({"Entrypoint": ["/nnp"]}),
     );
     registry.push("e2e-test-images/nonewprivs", &["1.3"], &image)
+}
+
+/// Pushes `pause:3.9` and `pause:3.10`, which other engines keep a pod's namespaces with.
+///
+/// # Errors
+///
+/// If compiler or registry fail.
+pub fn push_pause(registry: &Registry) -> Result<()> {
+    let pause = compiled(PAUSE)?;
+    for tag in ["3.9", "3.10"] {
+        let config =
+            json!({"Entrypoint": ["/pause"], "User": "65535:65535", "Labels": {"tag": tag}});
+        let layer = single("/pause", 0o755, &pause)?;
+        registry.push("pause", &[tag], &Image::indexed(FORMAT, &[layer], &config))?;
+    }
+    Ok(())
 }
 
 fn push_servers(registry: &Registry, base: &Packed) -> Result<()> {

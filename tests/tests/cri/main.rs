@@ -1,0 +1,17 @@
+//! `wherryd` over its CRI socket, from outside: real containers, real kernel, crictl as the client.
+//!
+//! One module a capability. Each test has a daemon of its own with folders, bridge and control
+//! groups of its own, and fails if anything of it is left in the end.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what the tests' own steps cannot do fails the test"
+)]
+
+mod bad_input;
+mod containerd;
+mod handlers;
+mod network;
+mod reboot;
+mod restart;
+mod verbs;
