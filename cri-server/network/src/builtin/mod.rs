@@ -73,7 +73,7 @@ impl Builtin {
     pub(crate) fn attach(&self, pod: &Attachment) -> Result<Attached, Error> {
         let ports = ports::check(&pod.ports)?;
         let record = self.reserve(pod, ports)?;
-        match self.plug(&record) {
+        match ports::check_programs(&record.ports).and_then(|()| self.plug(&record)) {
             Ok(()) => Ok(Attached {
                 ips: record.ips,
                 interface: record.interface,
@@ -190,7 +190,8 @@ impl Builtin {
         self.addresses.release_where(|owner| !known.contains(owner))
     }
 
-    /// Checks what the pods that stay need, and makes again what is missing.
+    /// Checks what the pods that stay need, and makes again what is missing. A pod that cannot be
+    /// mended is logged, and keeps no other from it.
     pub(crate) fn mend(&self) -> Result<(), Error> {
         let staying: Vec<Record> = self.members();
         if staying.is_empty() {
@@ -199,7 +200,9 @@ impl Builtin {
         let mut host = route_socket()?;
         let bridge = self.prepare_host(&mut host)?;
         for record in &staying {
-            self.mend_link(&mut host, bridge, record)?;
+            if let Err(error) = self.mend_link(&mut host, bridge, record) {
+                tracing::warn!(id = record.id, %error, "the network of a pod stays broken");
+            }
         }
         self.rebuild_table()
     }

@@ -1,10 +1,14 @@
-//! Host ports as asked for, checked before anything is done. Pure.
+//! Host ports as asked for, checked before anything is done: whether they make sense, and whether
+//! a program of the host listens there already. Which pod owns which port, `records` knows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::rules::protocol_number;
 use crate::records::clash;
-use crate::{Error, Port};
+use crate::{Error, Port, failed};
 
 /// Most host ports of one pod: each is a rule in the kernel.
 const MOST_PORTS: usize = 1024;
@@ -53,6 +57,50 @@ fn check_one(port: &Port) -> Result<(), Error> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Fails if a program of the host listens on one of the ports: our rules would hide it silently.
+pub(crate) fn check_programs(ports: &[Port]) -> Result<(), Error> {
+    for port in ports {
+        let what = || {
+            format!(
+                "looking whether host port {}/{} is free",
+                port.host, port.protocol
+            )
+        };
+        match bind(port) {
+            // Taken only counts where it can be tried: an address may come to the host later, and
+            // a kernel need not know SCTP.
+            Ok(()) | Err(Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT) => {}
+            Err(Errno::ADDRINUSE) => {
+                return Err(Error::Conflict(format!(
+                    "host port {}/{} is used by a program of the host",
+                    port.host, port.protocol
+                )));
+            }
+            Err(errno) => return Err(failed(what())(errno.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Binds the port for a moment. It never listens, so no client ever meets us there.
+fn bind(port: &Port) -> Result<(), Errno> {
+    let kind = match port.protocol.as_str() {
+        "tcp" => SocketType::STREAM,
+        "udp" => SocketType::DGRAM,
+        _ => return Ok(()),
+    };
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    if kind == SocketType::STREAM {
+        // Connections that linger from before are no listeners.
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    let ip = match port.host_ip {
+        Some(IpAddr::V4(ip)) => ip,
+        _ => Ipv4Addr::UNSPECIFIED,
+    };
+    rustix::net::bind(&socket, &SocketAddrV4::new(ip, port.host))
 }
 
 #[cfg(test)]

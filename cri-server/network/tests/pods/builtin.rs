@@ -1,11 +1,13 @@
 //! The built-in network: what pods, the host and the outside see of it, and what is left of it.
 
 use std::collections::HashSet;
+use std::net::UdpSocket;
 
 use network::{Config, Error, Network};
 
 use crate::lab::{
-    HOST, fails, ip, lab_test, links, port, reaches, serve, serve_on_host, sh, udp, within,
+    HOST, fails, ip, lab_test, links, port, reaches, serve, serve_on_host, serve_udp_once, sh, udp,
+    within,
 };
 
 lab_test!(pods_the_host_and_the_gateway_reach_each_other, lab, {
@@ -121,6 +123,64 @@ lab_test!(a_taken_host_port_names_its_owner, lab, {
     network.attach(&two).await.unwrap();
 });
 
+lab_test!(a_port_that_a_program_listens_on_is_refused, lab, {
+    let network = lab.network();
+    serve_on_host(8080);
+    for protocol in ["tcp", "udp"] {
+        let mut pod = lab.pod(protocol);
+        pod.ports = vec![port(protocol, 8080, 80)];
+        let error = network.attach(&pod).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Conflict(why) if why.contains("program")),
+            "{error}"
+        );
+    }
+    assert!(lab.names("root/attachments").is_empty());
+});
+
+lab_test!(a_udp_sender_that_never_pauses_reaches_the_new_pod, lab, {
+    let outside = lab.outside();
+    let network = lab.network();
+    network.attach(&lab.pod("other")).await.unwrap();
+    let sender = within(&outside, || UdpSocket::bind("192.0.2.2:7000").unwrap());
+    sender
+        .set_read_timeout(Some(std::time::Duration::from_secs(5)))
+        .unwrap();
+    let before = serve_udp_once(8053);
+    sender.send_to(b"?", (HOST, 8053)).unwrap();
+    sender.recv(&mut [0; 64]).unwrap();
+    before.join().unwrap();
+    let mut pod = lab.pod("pod");
+    pod.ports = vec![port("udp", 8053, 80)];
+    network.attach(&pod).await.unwrap();
+    serve(&pod.netns, 80);
+    sender.send_to(b"?", (HOST, 8053)).unwrap();
+    let length = sender.recv(&mut [0; 64]).unwrap();
+    assert_eq!(length, "192.0.2.2".len());
+});
+
+lab_test!(
+    a_port_on_loopback_is_not_reached_by_a_forged_destination,
+    lab,
+    {
+        let outside = lab.outside();
+        let network = lab.network();
+        let mut pod = lab.pod("a");
+        pod.ports = vec![port("tcp", 8080, 80)];
+        pod.ports[0].host_ip = Some("127.0.0.1".parse().unwrap());
+        network.attach(&pod).await.unwrap();
+        serve(&pod.netns, 80);
+        let forge = "ip addr del 127.0.0.1/8 dev lo
+        echo 1 > /proc/sys/net/ipv4/conf/wire1/route_localnet
+        ip route add 127.0.0.1/32 via 192.0.2.1 dev wire1 src 192.0.2.2";
+        within(&outside, || sh(forge));
+        fails(Some(&outside), "127.0.0.1:8080");
+        // The forgery is a good one: without the rule it arrives.
+        sh("nft flush chain inet wherry0 raw");
+        reaches(Some(&outside), "127.0.0.1:8080", "192.0.2.2");
+    }
+);
+
 async fn refused(lab: &crate::lab::Lab, expect: &str) {
     let network = lab.network();
     let error = network.attach(&lab.pod("a")).await.unwrap_err();
@@ -163,7 +223,7 @@ lab_test!(a_failed_attach_leaves_nothing, lab, {
     let network = lab.network();
     let mut pod = lab.pod("a");
     pod.ports = vec![port("tcp", 8080, 80)];
-    pod.netns = lab.folder.path().join("no-such-netns");
+    pod.netns = lab.folder.join("no-such-netns");
     let error = network.attach(&pod).await.unwrap_err().to_string();
     assert!(error.contains("no-such-netns"), "{error}");
     assert!(lab.names("root/addresses").is_empty());
@@ -190,12 +250,12 @@ lab_test!(what_a_crash_left_half_made_is_undone, lab, {
     network.detach("a").await.unwrap();
     assert!(lab.names("root/addresses").is_empty());
     // It died before the record came: the address is all there is.
-    std::fs::write(lab.folder.path().join("root/addresses/10.97.0.9"), "b").unwrap();
+    std::fs::write(lab.folder.join("root/addresses/10.97.0.9"), "b").unwrap();
     network.detach("b").await.unwrap();
     assert!(lab.names("root/addresses").is_empty());
     // A power cut tore the record.
     network.attach(&pod).await.unwrap();
-    std::fs::write(lab.folder.path().join("root/attachments/a.json"), "").unwrap();
+    std::fs::write(lab.folder.join("root/attachments/a.json"), "").unwrap();
     lab.network().reconcile(&HashSet::new(), false).await;
     assert!(lab.names("root/addresses").is_empty());
     assert!(lab.names("root/attachments").is_empty());
@@ -329,7 +389,7 @@ lab_test!(a_reset_leaves_nothing, lab, {
 
 lab_test!(two_daemons_live_beside_each_other, lab, {
     let one = lab.network();
-    let at = |name: &str| lab.folder.path().join(name);
+    let at = |name: &str| lab.folder.join(name);
     let two = Network::open(&Config {
         bridge: "wherry1".to_owned(),
         subnet: "10.98.0.0/24".to_owned(),

@@ -32,7 +32,7 @@ const LIST: &str = r#"{"cniVersion":"1.0.0","name":"net","plugins":[
 
 /// A network that uses CNI in this mode, with plugins `first` and `second`.
 fn network(lab: &Lab, mode: Mode) -> Arc<Network> {
-    let folder = lab.folder.path();
+    let folder = &lab.folder;
     for name in ["net.d", "bin", "notes"] {
         std::fs::create_dir_all(folder.join(name)).unwrap();
     }
@@ -51,12 +51,12 @@ fn network(lab: &Lab, mode: Mode) -> Arc<Network> {
 }
 
 fn write(lab: &Lab, name: &str, text: &str) {
-    std::fs::write(lab.folder.path().join(name), text).unwrap();
+    std::fs::write(lab.folder.join(name), text).unwrap();
 }
 
 /// The calls since the last time we asked.
 fn calls(lab: &Lab) -> Vec<String> {
-    let path = lab.folder.path().join("notes/calls");
+    let path = lab.folder.join("notes/calls");
     let calls = std::fs::read_to_string(&path).unwrap_or_default();
     std::fs::write(path, "").unwrap();
     calls.lines().map(str::to_owned).collect()
@@ -64,7 +64,7 @@ fn calls(lab: &Lab) -> Vec<String> {
 
 /// What a plugin read from its standard input.
 fn input(lab: &Lab, call: &str) -> Value {
-    let path = lab.folder.path().join(format!("notes/{call}.json"));
+    let path = lab.folder.join(format!("notes/{call}.json"));
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -127,7 +127,7 @@ lab_test!(results_are_kept_as_libcni_keeps_them, lab, {
     write(&lab, "net.d/10-net.conflist", LIST);
     network.attach(&lab.pod("a")).await.unwrap();
     assert_eq!(lab.names("results"), ["net-a-eth0"]);
-    let path = lab.folder.path().join("results/net-a-eth0");
+    let path = lab.folder.join("results/net-a-eth0");
     let kept: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(kept["kind"], "cniCacheV1");
     assert_eq!(kept["containerId"], "a");
@@ -171,7 +171,7 @@ lab_test!(a_failed_delete_asks_all_and_may_be_tried_again, lab, {
     assert!(error.contains("DEL by plugin second"), "{error}");
     assert_eq!(calls(&lab).len(), 2);
     assert_eq!(lab.names("root/attachments"), ["a.json"]);
-    std::fs::remove_file(lab.folder.path().join("notes/fail-DEL-second")).unwrap();
+    std::fs::remove_file(lab.folder.join("notes/fail-DEL-second")).unwrap();
     nix::mount::umount2(&pod.netns, nix::mount::MntFlags::MNT_DETACH).unwrap();
     network.detach("a").await.unwrap();
     assert!(
@@ -188,7 +188,7 @@ lab_test!(an_intent_without_result_is_deleted_too, lab, {
     write(&lab, "net.d/10-net.conflist", LIST);
     network.attach(&lab.pod("a")).await.unwrap();
     // The daemon died before the plugins' answer was kept.
-    std::fs::remove_file(lab.folder.path().join("results/net-a-eth0")).unwrap();
+    std::fs::remove_file(lab.folder.join("results/net-a-eth0")).unwrap();
     calls(&lab);
     let network = Network::open(&lab.config()).unwrap();
     network.reconcile(&HashSet::new(), false).await;
@@ -286,13 +286,13 @@ lab_test!(debian_plugins_give_and_take_a_network, lab, {
         println!("skipped: needs CNI plugins");
         return;
     }
-    let addresses = lab.folder.path().join("host-local");
+    let addresses = lab.folder.join("host-local");
     let list = serde_json::json!({"cniVersion": "1.0.0", "name": "debian", "plugins": [
         {"type": "bridge", "bridge": "cni9", "isGateway": true, "hairpinMode": true, "ipam": {
             "type": "host-local", "dataDir": addresses, "subnet": "10.99.0.0/24",
             "routes": [{"dst": "0.0.0.0/0"}]}},
         {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}}]});
-    std::fs::create_dir_all(lab.folder.path().join("net.d")).unwrap();
+    std::fs::create_dir_all(lab.folder.join("net.d")).unwrap();
     write(&lab, "net.d/10-debian.conflist", &list.to_string());
     let network = Network::open(&Config {
         mode: Mode::Cni,

@@ -16,6 +16,7 @@ use network::{Attached, Attachment, Config, Mode, Network, Port};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
+/// Set within, to the folder of the test.
 const INSIDE: &str = "WHERRY_NETWORK_TEST_INSIDE";
 /// A packet that is dropped shows as silence; this is enough of it.
 const SILENCE: Duration = Duration::from_millis(700);
@@ -39,19 +40,19 @@ pub(crate) use lab_test;
 
 /// One host with a root folder for the daemon.
 pub(crate) struct Lab {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: PathBuf,
 }
 
 /// Runs the body inside; prints why if that cannot be.
 pub(crate) fn run(path: &str, body: impl AsyncFnOnce(Lab)) {
     let (_crate, name) = path.split_once("::").unwrap();
-    if std::env::var_os(INSIDE).is_none() {
+    let Some(folder) = std::env::var_os(INSIDE) else {
         return rerun(name);
-    }
+    };
     sh("ip link set lo up");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
     let lab = Lab {
-        folder: tempfile::tempdir().unwrap(),
+        folder: folder.into(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -72,11 +73,13 @@ fn rerun(name: &str) {
             return;
         }
     }
+    // Removed out here, where nothing is mounted in it.
+    let folder = tempfile::tempdir().unwrap();
     let output = command("unshare")
         .args(["--net", "--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, folder.path())
         .output()
         .unwrap();
     let told = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
@@ -110,7 +113,7 @@ pub(crate) fn sh(line: &str) -> String {
 
 impl Lab {
     pub(crate) fn config(&self) -> Config {
-        let at = |name: &str| self.folder.path().join(name);
+        let at = |name: &str| self.folder.join(name);
         Config {
             mode: Mode::Builtin,
             cni_conf_dir: at("net.d"),
@@ -141,7 +144,7 @@ impl Lab {
 
     /// A pinned network namespace of that name, fresh the first time.
     pub(crate) fn netns(&self, name: &str) -> PathBuf {
-        let path = self.folder.path().join(format!("netns-{name}"));
+        let path = self.folder.join(format!("netns-{name}"));
         if path.exists() {
             return path;
         }
@@ -174,12 +177,10 @@ impl Lab {
             "ip link add wire0 type veth peer name wire1
              ip addr add {HOST}/24 dev wire0
              ip link set wire0 up
-             nsenter --net={at} true
-             mkdir -p /run/netns; touch /run/netns/outside; mount --bind {at} /run/netns/outside
-             ip link set wire1 netns outside
-             ip -n outside addr add 192.0.2.2/24 dev wire1
-             ip -n outside link set wire1 up
-             ip -n outside route add 10.97.0.0/16 via {HOST}
+             ip link set wire1 netns {at}
+             nsenter --net={at} ip addr add 192.0.2.2/24 dev wire1
+             nsenter --net={at} ip link set wire1 up
+             nsenter --net={at} ip route add 10.97.0.0/16 via {HOST}
              ip route add default via 192.0.2.2"
         ));
         path
@@ -187,7 +188,7 @@ impl Lab {
 
     /// Names below a folder of the lab; a folder that is not there has none.
     pub(crate) fn names(&self, folder: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.folder.path().join(folder)) else {
+        let Ok(entries) = std::fs::read_dir(self.folder.join(folder)) else {
             return vec![];
         };
         let mut names: Vec<String> = entries
@@ -233,6 +234,15 @@ pub(crate) fn serve(netns: &Path, port: u16) {
 pub(crate) fn serve_on_host(port: u16) {
     let (tcp, udp) = bind(port);
     answer(tcp, udp);
+}
+
+/// Answers one datagram on the host, then frees the port.
+pub(crate) fn serve_udp_once(port: u16) -> std::thread::JoinHandle<()> {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
+    std::thread::spawn(move || {
+        let (_, peer) = socket.recv_from(&mut [0; 64]).unwrap();
+        socket.send_to(b"host", peer).unwrap();
+    })
 }
 
 fn bind(port: u16) -> (TcpListener, UdpSocket) {
