@@ -1,0 +1,357 @@
+//! Manifests and lists of manifests, as registries send them.
+//!
+//! Parsing is lenient where registries differ and strict where ambiguity is dangerous: a document
+//! that could be read both as an image and as a list is refused. The bytes stay the truth; what is
+//! parsed here is only a view of them (image-spec, manifest.md and image-index.md; Docker's
+//! image manifest version 2, schema 2).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use oci_spec::image::ImageConfiguration;
+use serde::Deserialize;
+
+use crate::Error;
+use crate::digest::Digest;
+
+/// An OCI image manifest.
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// An OCI list of manifests.
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Docker's image manifest.
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker's list of manifests.
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Largest manifest, list or configuration that is read, in bytes (distribution-spec: at least 4 MB).
+pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
+/// Most layers of an image: what one overlay mount takes.
+pub(crate) const MAX_LAYERS: usize = 500;
+
+/// Which machine an entry is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct PlatformSpec {
+    /// `linux`, ...
+    #[serde(default)]
+    pub(crate) os: String,
+    /// `amd64`, ...
+    #[serde(default)]
+    pub(crate) architecture: String,
+    /// `v8`, ...; empty if none.
+    #[serde(default)]
+    pub(crate) variant: String,
+}
+
+/// A reference by content to something that is stored elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Descriptor {
+    /// What it is.
+    #[serde(default)]
+    pub(crate) media_type: String,
+    /// Its content's digest.
+    pub(crate) digest: Digest,
+    /// Its length in bytes.
+    pub(crate) size: u64,
+    /// Which machine it is for.
+    #[serde(default)]
+    pub(crate) platform: Option<PlatformSpec>,
+    /// Notes, such as a name.
+    #[serde(default)]
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Descriptor {
+    /// A plain reference.
+    pub(crate) fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest,
+            size,
+            platform: None,
+            annotations: None,
+        }
+    }
+
+    /// Whether it describes another entry instead of being an image.
+    pub(crate) fn is_attestation(&self) -> bool {
+        self.annotation("vnd.docker.reference.type").is_some()
+            || self.platform.as_ref().is_some_and(|p| p.os == "unknown")
+    }
+
+    /// One note.
+    pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+}
+
+/// An image manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifest {
+    /// The configuration, whose digest is the image's id.
+    pub(crate) config: Descriptor,
+    /// The layers, lowest first.
+    pub(crate) layers: Vec<Descriptor>,
+    /// Notes.
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// What can stand under a name.
+#[derive(Clone, Debug)]
+pub(crate) enum Document {
+    /// One image.
+    Manifest(Manifest),
+    /// Several, for different machines.
+    Index(Vec<Descriptor>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    #[serde(default)]
+    schema_version: u32,
+    #[serde(default)]
+    media_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Document {
+    /// Reads a document; `content_type` is what the registry said that it is, if it said so.
+    pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, Error> {
+        let raw: Raw = match serde_json::from_slice(bytes) {
+            Ok(raw) => raw,
+            Err(_) if is_schema1_type(content_type) => return Err(schema1()),
+            Err(cause) => return Err(corrupt(format!("the manifest cannot be read: {cause}"))),
+        };
+        if is_schema1_type(content_type) || raw.schema_version == 1 {
+            return Err(schema1());
+        }
+        check_types(content_type, raw.media_type.as_deref())?;
+        match (raw.manifests, raw.config, raw.layers) {
+            (Some(manifests), None, None) => Ok(Self::Index(manifests)),
+            (None, Some(config), Some(layers)) => {
+                let annotations = raw.annotations.unwrap_or_default();
+                Manifest {
+                    config,
+                    layers,
+                    annotations,
+                }
+                .checked()
+                .map(Self::Manifest)
+            }
+            (Some(_), ..) => Err(corrupt(
+                "the document claims to be both a manifest and a list".into(),
+            )),
+            _ => Err(corrupt(
+                "the document is neither a manifest nor a list".into(),
+            )),
+        }
+    }
+}
+
+impl Manifest {
+    fn checked(self) -> Result<Self, Error> {
+        if self.layers.len() > MAX_LAYERS {
+            let count = self.layers.len();
+            return Err(corrupt(format!(
+                "the image has {count} layers; at most {MAX_LAYERS} can be mounted"
+            )));
+        }
+        match self
+            .layers
+            .iter()
+            .find(|layer| !is_layer_type(&layer.media_type))
+        {
+            Some(odd) => Err(corrupt(format!(
+                "layer {} is of the unsupported kind {:?}",
+                odd.digest, odd.media_type
+            ))),
+            None => Ok(self),
+        }
+    }
+}
+
+/// Layers are tars, compressed in a way that their first bytes tell.
+fn is_layer_type(media_type: &str) -> bool {
+    let (base, _) = media_type.split_once('+').unwrap_or((media_type, ""));
+    matches!(
+        base,
+        "" | "application/vnd.oci.image.layer.v1.tar"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+            | "application/vnd.docker.image.rootfs.diff.tar"
+            | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    ) && !media_type.ends_with("+encrypted")
+}
+
+fn is_schema1_type(content_type: Option<&str>) -> bool {
+    content_type.is_some_and(|t| t.starts_with("application/vnd.docker.distribution.manifest.v1+"))
+}
+
+fn schema1() -> Error {
+    corrupt(
+        "the image is stored in Docker's schema 1 format, which has been withdrawn; \
+         pull it with an old client, then push it again with a current one"
+            .into(),
+    )
+}
+
+/// A document whose own type disagrees with the one that it was served as may mean two things.
+fn check_types(served: Option<&str>, own: Option<&str>) -> Result<(), Error> {
+    let known = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
+    match (served, own) {
+        (Some(served), Some(own))
+            if known.contains(&served) && known.contains(&own) && served != own =>
+        {
+            Err(corrupt(format!(
+                "the manifest calls itself {own} but was served as {served}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn corrupt(text: String) -> Error {
+    Error::Corrupt(text)
+}
+
+/// Reads an image's configuration, and checks that it has as many layers as its manifest says.
+pub(crate) fn parse_config(
+    bytes: &[u8],
+    layers: usize,
+) -> Result<(Arc<ImageConfiguration>, Vec<Digest>), Error> {
+    let unreadable = |cause: serde_json::Error| {
+        corrupt(format!("the image's configuration cannot be read: {cause}"))
+    };
+    let mut value: serde_json::Value = serde_json::from_slice(bytes).map_err(unreadable)?;
+    complete(&mut value);
+    let config: ImageConfiguration = serde_json::from_value(value).map_err(unreadable)?;
+    let ids = config
+        .rootfs()
+        .diff_ids()
+        .iter()
+        .map(|id| Digest::parse(id));
+    let ids = ids.collect::<Result<Vec<_>, _>>().map_err(corrupt)?;
+    if ids.len() != layers {
+        let count = ids.len();
+        return Err(corrupt(format!(
+            "the manifest has {layers} layers but the configuration {count}"
+        )));
+    }
+    Ok((Arc::new(config), ids))
+}
+
+/// Some builders leave out what the specification demands but nobody needs.
+fn complete(value: &mut serde_json::Value) {
+    let Some(object) = value.as_object_mut() else {
+        return;
+    };
+    object.retain(|_, value| !value.is_null());
+    object.entry("architecture").or_insert_with(|| "".into());
+    object.entry("os").or_insert_with(|| "linux".into());
+    let rootfs = object
+        .entry("rootfs")
+        .or_insert_with(|| serde_json::json!({}));
+    if let Some(rootfs) = rootfs.as_object_mut() {
+        rootfs.retain(|_, value| !value.is_null());
+        rootfs.entry("type").or_insert_with(|| "layers".into());
+        rootfs
+            .entry("diff_ids")
+            .or_insert_with(|| serde_json::json!([]));
+    }
+    if let Some(config) = object.get_mut("config").and_then(|c| c.as_object_mut()) {
+        config.retain(|_, value| !value.is_null());
+    }
+    // Nothing here uses the history, and builders take liberties with it.
+    object.remove("history");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn check_refused(text: &str, content_type: Option<&str>, reason: &str) {
+        match Document::parse(text.as_bytes(), content_type) {
+            Err(Error::Corrupt(why)) => assert!(why.contains(reason), "{why}"),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn descriptor(media_type: &str) -> String {
+        format!(r#"{{"mediaType":"{media_type}","digest":"{D}","size":0}}"#)
+    }
+
+    #[test]
+    fn ambiguous_and_outdated_documents_are_refused() {
+        let (c, l) = (
+            descriptor("x"),
+            descriptor("application/vnd.oci.image.layer.v1.tar"),
+        );
+        check_refused(
+            &format!(r#"{{"config":{c},"layers":[{l}],"manifests":[]}}"#),
+            None,
+            "both",
+        );
+        check_refused("{}", None, "neither");
+        check_refused("nonsense", None, "cannot be read");
+        check_refused(r#"{"schemaVersion":1,"fsLayers":[]}"#, None, "schema 1");
+        let old = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+        check_refused(r#"{"schemaVersion":1}"#, Some(old), "schema 1");
+        let image = format!(r#"{{"mediaType":"{OCI_MANIFEST}","config":{c},"layers":[]}}"#);
+        check_refused(&image, Some(OCI_INDEX), "served as");
+        let odd = descriptor("application/vnd.wasm");
+        check_refused(
+            &format!(r#"{{"config":{c},"layers":[{odd}]}}"#),
+            None,
+            "unsupported",
+        );
+        check_refused(
+            r#"{"config":{"digest":"sha256:../x","size":0},"layers":[]}"#,
+            None,
+            "cannot be read",
+        );
+    }
+
+    #[test]
+    fn manifests_and_lists_are_told_apart() {
+        let (c, l) = (
+            descriptor("x"),
+            descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip"),
+        );
+        let image = format!(r#"{{"schemaVersion":2,"config":{c},"layers":[{l},{l}]}}"#);
+        let Ok(Document::Manifest(manifest)) =
+            Document::parse(image.as_bytes(), Some("text/plain"))
+        else {
+            panic!("no manifest");
+        };
+        assert_eq!(manifest.layers.len(), 2);
+        let list = format!(r#"{{"schemaVersion":2,"manifests":[{c}]}}"#);
+        assert!(
+            matches!(Document::parse(list.as_bytes(), Some(OCI_INDEX)), Ok(Document::Index(e)) if e.len() == 1)
+        );
+    }
+
+    #[test]
+    fn incomplete_configurations_are_completed() {
+        let text = format!(
+            r#"{{"config":{{"Env":null,"Cmd":["sh"],"Volumes":null,"ExposedPorts":null,"Labels":null}},
+                "rootfs":{{"type":"layers","diff_ids":["{D}"]}},"history":null}}"#
+        );
+        let (config, ids) = parse_config(text.as_bytes(), 1).unwrap();
+        assert_eq!(
+            config.config().as_ref().unwrap().cmd().as_deref(),
+            Some(&["sh".to_owned()][..])
+        );
+        assert_eq!(ids[0].as_str(), D);
+        assert!(parse_config(text.as_bytes(), 2).is_err());
+        assert!(parse_config(b"[]", 0).is_err());
+        assert!(parse_config(b"{}", 0).is_ok());
+    }
+}

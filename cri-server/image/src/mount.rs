@@ -1,0 +1,317 @@
+//! Root file systems of containers: the layers of an image under a writable folder of their own.
+//!
+//! Mounted by the new mount calls, layer by layer (`lowerdir+`, Linux 6.8), so that the number of
+//! layers is not bounded by a page of options. `volatile` keeps an unmount from waiting for the
+//! whole disk: such a folder never outlives a crash of the machine (kernel documentation,
+//! overlayfs.rst, "Volatile mount").
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{DirBuilder, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
+use rustix::mount::{
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::digest::Digest;
+use crate::error::During;
+use crate::store::layers::{Layers, children};
+use crate::store::trash::Trash;
+
+/// Form of `record.json`.
+const VERSION: u32 = 1;
+/// Longest text that `fsconfig` takes, in bytes; longer paths go by way of a descriptor.
+const MAX_OPTION: usize = 255;
+
+/// What is kept of a writable folder: `uppers/<container>/record.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    version: u32,
+    /// The image's layers, lowest first.
+    layers: Vec<Digest>,
+    /// Where it was mounted.
+    target: PathBuf,
+}
+
+/// All writable folders.
+#[derive(Debug)]
+pub(crate) struct Uppers {
+    folder: PathBuf,
+    empty: PathBuf,
+    layers: Arc<Layers>,
+    trash: Arc<Trash>,
+    /// By container; without a record if that could not be read.
+    known: Mutex<HashMap<String, Option<Record>>>,
+}
+
+impl Uppers {
+    /// Finds the folders that are there, and holds their layers.
+    pub(crate) fn open(root: &Path, layers: Arc<Layers>, trash: Arc<Trash>) -> Result<Self, Error> {
+        let (folder, empty) = (root.join("uppers"), root.join("empty"));
+        for path in [&folder, &empty] {
+            std::fs::create_dir_all(path).during(|| format!("making {}", path.display()))?;
+        }
+        let mut known = HashMap::new();
+        for path in children(&folder)? {
+            let Some(container) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let record = std::fs::read(path.join("record.json")).ok();
+            let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+            let record =
+                record.filter(|record| record.version == VERSION && layers.keep(&record.layers));
+            known.insert(container.to_owned(), record);
+        }
+        Ok(Self {
+            folder,
+            empty,
+            layers,
+            trash,
+            known: Mutex::new(known),
+        })
+    }
+
+    /// The writable folders, by container.
+    pub(crate) fn folders(&self) -> Vec<(String, PathBuf)> {
+        self.lock()
+            .keys()
+            .map(|container| (container.clone(), self.folder.join(container).join("upper")))
+            .collect()
+    }
+
+    /// Mounts layers, lowest first, at `target`, for a container that has no folder yet. Blocks.
+    pub(crate) fn mount(
+        &self,
+        container: &str,
+        layers: &[Digest],
+        target: &Path,
+    ) -> Result<(), Error> {
+        check_name(container)?;
+        let record = Record {
+            version: VERSION,
+            layers: layers.to_vec(),
+            target: target.to_path_buf(),
+        };
+        if self.lock().contains_key(container) {
+            return Err(Error::Other(format!(
+                "container {container:?} has a root file system already"
+            )));
+        }
+        if !self.layers.keep(layers) {
+            return Err(Error::NotFound(format!(
+                "a layer for container {container}"
+            )));
+        }
+        self.lock()
+            .insert(container.to_owned(), Some(record.clone()));
+        let mounted = self
+            .make(container, &record)
+            .and_then(|stack| stack.mount(target));
+        mounted.map_err(|error| {
+            self.forget(container);
+            error.within(format!(
+                "mounting the root file system of container {container}"
+            ))
+        })
+    }
+
+    fn make(&self, container: &str, record: &Record) -> Result<Stack, Error> {
+        let folder = self.folder.join(container);
+        let stack = self.stack(&record.layers, &folder);
+        for path in [&folder, &stack.upper, &stack.work] {
+            DirBuilder::new()
+                .mode(0o755)
+                .create(path)
+                .during(|| format!("making {}", path.display()))?;
+        }
+        like_root(&stack)?;
+        let file = folder.join("record.json");
+        let text = serde_json::to_vec(record).expect("plain data can always be written as JSON");
+        std::fs::write(&file, text).during(|| format!("writing {}", file.display()))?;
+        Ok(stack)
+    }
+
+    /// Which folders lie on each other, the top first.
+    fn stack(&self, layers: &[Digest], folder: &Path) -> Stack {
+        let mut seen = HashSet::new();
+        let mut lowers = Vec::new();
+        // A layer that comes twice counts where it is on top: all that is in it is seen from there.
+        for id in layers.iter().rev().filter(|id| seen.insert(*id)) {
+            lowers.push(self.layers.tree(id));
+            if self.layers.facts(id).is_some_and(|facts| facts.opaque) {
+                break;
+            }
+        }
+        if lowers.is_empty() {
+            lowers.push(self.empty.clone());
+        }
+        Stack {
+            lowers,
+            upper: folder.join("upper"),
+            work: folder.join("work"),
+        }
+    }
+
+    /// Unmounts and removes; already gone is no error. Blocks.
+    pub(crate) fn unmount(&self, container: &str, target: &Path) -> Result<(), Error> {
+        check_name(container)?;
+        detach(target)?;
+        self.forget(container);
+        Ok(())
+    }
+
+    /// Removes all folders but those of these containers. Blocks.
+    pub(crate) fn retain(&self, containers: &HashSet<String>) {
+        let others: Vec<_> = self
+            .lock()
+            .keys()
+            .filter(|c| !containers.contains(*c))
+            .cloned()
+            .collect();
+        for container in others {
+            let target = self
+                .lock()
+                .get(&container)
+                .cloned()
+                .flatten()
+                .map(|record| record.target);
+            if let Some(Err(error)) = target.map(|target| detach(&target)) {
+                tracing::warn!(container, %error, "a left-over root file system could not be unmounted");
+            }
+            self.forget(&container);
+        }
+    }
+
+    fn forget(&self, container: &str) {
+        let record = self.lock().remove(container);
+        if let Err(cause) = self.trash.take(&self.folder.join(container)) {
+            tracing::warn!(container, %cause, "a writable layer could not be removed");
+        }
+        if let Some(Some(record)) = record {
+            self.layers.release(&record.layers);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Record>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Folders to be mounted over each other.
+struct Stack {
+    /// The top first.
+    lowers: Vec<PathBuf>,
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+impl Stack {
+    fn mount(&self, target: &Path) -> Result<(), Error> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = openat(CWD, target, flags, Mode::empty())
+            .during(|| format!("opening {}", target.display()))?;
+        let context =
+            fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(|| "asking for overlayfs")?;
+        let mut open = Vec::new();
+        let mut set = |key: &'static str, path: &Path| {
+            let value = option(path, &mut open)?;
+            fsconfig_set_string(context.as_fd(), key, value.as_os_str())
+                .map_err(|errno| explain(&context, errno, &format!("{key}={}", path.display())))
+        };
+        for lower in &self.lowers {
+            set("lowerdir+", lower)?;
+        }
+        set("upperdir", &self.upper)?;
+        set("workdir", &self.work)?;
+        fsconfig_set_string(context.as_fd(), "source", "overlay")
+            .during(|| "naming the file system")?;
+        fsconfig_set_flag(context.as_fd(), "volatile")
+            .map_err(|errno| explain(&context, errno, "volatile"))?;
+        fsconfig_create(context.as_fd())
+            .map_err(|errno| explain(&context, errno, "creating the file system"))?;
+        let mount = fsmount(
+            context.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+        .during(|| "mounting overlayfs")?;
+        let here =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&mount, "", &place, "", here)
+            .during(|| format!("mounting at {}", target.display()))
+    }
+}
+
+/// A path as an option takes it. One that is too long is opened, and named by its descriptor.
+fn option(path: &Path, open: &mut Vec<OwnedFd>) -> Result<PathBuf, Error> {
+    if path.as_os_str().as_bytes().len() <= MAX_OPTION {
+        return Ok(path.to_path_buf());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder =
+        openat(CWD, path, flags, Mode::empty()).during(|| format!("opening {}", path.display()))?;
+    let number = std::os::fd::AsRawFd::as_raw_fd(&folder);
+    open.push(folder);
+    Ok(format!("/proc/self/fd/{number}").into())
+}
+
+/// The kernel's own words, where it has some (fsopen(2), "the kernel's message log").
+fn explain(context: &OwnedFd, errno: Errno, what: &str) -> Error {
+    let mut words = [0; 512];
+    let told = rustix::io::read(context, &mut words).unwrap_or(0);
+    let told = String::from_utf8_lossy(&words[..told]).trim().to_owned();
+    let hint = if errno == Errno::INVAL && what.starts_with("lowerdir+") {
+        " (Linux 6.8 or later is needed)"
+    } else {
+        ""
+    };
+    Error::io(format!("overlayfs: {what}{hint}: {told}"), &errno.into())
+}
+
+/// The root of the container looks as the image says, not as our folder happens to.
+fn like_root(stack: &Stack) -> Result<(), Error> {
+    let what = || format!("preparing {}", stack.upper.display());
+    let root = std::fs::metadata(&stack.lowers[0]).during(what)?;
+    std::os::unix::fs::chown(&stack.upper, Some(root.uid()), Some(root.gid())).during(what)?;
+    std::fs::set_permissions(&stack.upper, root.permissions()).during(what)?;
+    let folder = File::open(&stack.upper).during(what)?;
+    folder
+        .set_modified(root.modified().during(what)?)
+        .during(what)
+}
+
+/// Detached, not waited for: who still has something open there must not hold us up.
+fn detach(target: &Path) -> Result<(), Error> {
+    match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        Err(errno) => Err(Error::io(
+            format!("unmounting {}", target.display()),
+            &errno.into(),
+        )),
+    }
+}
+
+/// A container's name becomes the name of a folder.
+fn check_name(container: &str) -> Result<(), Error> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if container.is_empty()
+        || container.len() > 255
+        || container.starts_with('.')
+        || !container.bytes().all(fine)
+    {
+        return Err(Error::Other(format!(
+            "{container:?} cannot be the name of a container"
+        )));
+    }
+    Ok(())
+}

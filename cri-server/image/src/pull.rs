@@ -1,0 +1,310 @@
+//! Getting an image: resolve, fetch what is missing, all layers at once, then show it.
+//!
+//! What several callers ask for at the same time is done once, both images and layers. Until the
+//! record is in the catalogue nothing is visible; when the last caller goes, all is undone.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::digest::Digest;
+use crate::error::During;
+use crate::flight::{Cancelled, blocking};
+use crate::layer::{Promise, build};
+use crate::manifest::{Descriptor, Document, Manifest, parse_config};
+use crate::reference::Reference;
+use crate::registry::{Repository, Resolved, Served, body_chunk, pause};
+use crate::store::layers::Lease;
+use crate::store::record::{Names, Received};
+use crate::{Credentials, Error, Store};
+
+/// How deep lists of manifests may be nested.
+const MAX_NESTING: usize = 4;
+/// Most layers that are fetched and unpacked at the same time, over all images.
+pub(crate) const MAX_LAYERS_AT_ONCE: usize = 8;
+/// Parts of a layer that may wait to be unpacked; each is what one read of the socket gave.
+const MAX_WAITING_PARTS: usize = 64;
+/// What a connection has to bring before a later failure counts as the first again, in bytes.
+const PROGRESS: u64 = 1 << 20;
+
+/// Gets an image and answers with its id.
+pub(crate) async fn pull(
+    store: Arc<Store>,
+    name: Reference,
+    credentials: Option<Credentials>,
+    cancelled: Cancelled,
+) -> Result<String, Error> {
+    let repository = Arc::new(store.registry.repository(&name, credentials.as_ref())?);
+    let resolved = repository.resolve().await?;
+    let names = Names {
+        // A name with a digest does not say what its tag means now.
+        tag: name.tagged().filter(|_| name.digest().is_none()),
+        digest: Some(name.with_digest(&resolved.digest)),
+    };
+    if let Some(id) = name_present(&store, &resolved.digest, &names, &cancelled).await? {
+        return Ok(id);
+    }
+    let (served, manifest) = find_manifest(&store, &repository, resolved).await?;
+    let config = repository.small_blob(&manifest.config).await?;
+    let (_, diff_ids) = parse_config(&config, manifest.layers.len())?;
+    let leases = fetch_layers(&store, &repository, &manifest.layers, &diff_ids).await?;
+    let received = Received {
+        id: manifest.config.digest,
+        layers: diff_ids,
+        manifest: Some(text(&served.bytes)?),
+        config: text(&config)?,
+        annotations: manifest.annotations,
+    };
+    let id = received.id.as_str().to_owned();
+    blocking(move || show(&store, received, &names, &leases, &cancelled)).await?;
+    Ok(id)
+}
+
+/// What is here already under that digest only gets the name: the registry was asked, which is
+/// what proves that the caller may have it.
+async fn name_present(
+    store: &Arc<Store>,
+    digest: &Digest,
+    names: &Names,
+    cancelled: &Cancelled,
+) -> Result<Option<String>, Error> {
+    let Some(id) = store
+        .catalog
+        .view()
+        .by_manifest(digest)
+        .map(|entry| entry.record.id.clone())
+    else {
+        return Ok(None);
+    };
+    let (store, names, cancelled) = (Arc::clone(store), names.clone(), Arc::clone(cancelled));
+    blocking(move || {
+        Ok(store
+            .catalog
+            .name(&id, &names, &cancelled)?
+            .then(|| id.as_str().to_owned()))
+    })
+    .await
+}
+
+/// Makes the layers durable and the image visible. The leases end after the image holds its layers.
+pub(crate) fn show(
+    store: &Store,
+    received: Received,
+    names: &Names,
+    leases: &[Arc<Lease>],
+    cancelled: &Cancelled,
+) -> Result<(), Error> {
+    if store.catalog.view().by_id(&received.id).is_none() && !leases.is_empty() {
+        // One call for all that was unpacked: after a power cut there must be no image whose
+        // files are empty.
+        rustix::fs::syncfs(&store.lock).during(|| "writing the layers to disk")?;
+    }
+    store.catalog.add(received, names, cancelled)
+}
+
+fn text(bytes: &[u8]) -> Result<String, Error> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|cause| Error::Corrupt(format!("a document is not text: {cause}")))?;
+    Ok(text.to_owned())
+}
+
+/// Follows lists down to the manifest for this machine.
+async fn find_manifest(
+    store: &Store,
+    repository: &Repository,
+    resolved: Resolved,
+) -> Result<(Served, Manifest), Error> {
+    let mut digest = resolved.digest;
+    let mut document = resolved.document;
+    for _ in 0..=MAX_NESTING {
+        let served = match document.take() {
+            Some(served) => served,
+            None => repository.document(&digest).await?,
+        };
+        match Document::parse(&served.bytes, served.content_type.as_deref())? {
+            Document::Manifest(manifest) => return Ok((served, manifest)),
+            Document::Index(entries) => digest = choose(store, &entries)?.digest.clone(),
+        }
+    }
+    Err(Error::Corrupt(format!(
+        "lists of manifests are nested deeper than {MAX_NESTING}"
+    )))
+}
+
+/// The entry of a list that is for this machine.
+pub(crate) fn choose<'a>(
+    store: &Store,
+    entries: &'a [Descriptor],
+) -> Result<&'a Descriptor, Error> {
+    store.platform.choose(entries).ok_or_else(|| {
+        let offered = entries.iter().filter_map(|e| e.platform.as_ref());
+        let offered: Vec<_> = offered
+            .map(|p| format!("{}/{}{}", p.os, p.architecture, p.variant))
+            .collect();
+        let here = std::env::consts::ARCH;
+        Error::Corrupt(format!(
+            "the image is not for this machine ({here}), only for {}",
+            offered.join(", ")
+        ))
+    })
+}
+
+async fn fetch_layers(
+    store: &Arc<Store>,
+    repository: &Arc<Repository>,
+    layers: &[Descriptor],
+    diff_ids: &[Digest],
+) -> Result<Vec<Arc<Lease>>, Error> {
+    let wanted: BTreeMap<&Digest, &Descriptor> = diff_ids.iter().zip(layers).collect();
+    let mut fetches = JoinSet::new();
+    for (diff_id, layer) in wanted {
+        fetches.spawn(layer_of(
+            Arc::clone(store),
+            Arc::clone(repository),
+            layer.clone(),
+            diff_id.clone(),
+        ));
+    }
+    let mut leases = Vec::new();
+    while let Some(fetched) = fetches.join_next().await {
+        let lost = |cause| Error::Other(format!("the fetch of a layer was lost: {cause}"));
+        leases.push(fetched.map_err(lost)??);
+    }
+    Ok(leases)
+}
+
+/// A layer: the one that is here, the one that is on its way, or a new fetch.
+async fn layer_of(
+    store: Arc<Store>,
+    repository: Arc<Repository>,
+    layer: Descriptor,
+    diff_id: Digest,
+) -> Result<Arc<Lease>, Error> {
+    if let Some(lease) = store.layers.lease(&diff_id) {
+        return Ok(Arc::new(lease));
+    }
+    // Also by what is sent: a manifest that lies about a layer must not spoil it for others.
+    let key = (diff_id.clone(), layer.digest.clone());
+    let work = |_| fetch_layer(Arc::clone(&store), repository, layer, diff_id);
+    store.layer_flights.join(&key, work).await
+}
+
+async fn fetch_layer(
+    store: Arc<Store>,
+    repository: Arc<Repository>,
+    layer: Descriptor,
+    diff_id: Digest,
+) -> Result<Arc<Lease>, Error> {
+    let closed = |_| Error::Other("the store is closed".into());
+    let _slot = store.slots.acquire().await.map_err(closed)?;
+    if let Some(lease) = store.layers.lease(&diff_id) {
+        return Ok(Arc::new(lease));
+    }
+    let (sender, receiver) = mpsc::channel(MAX_WAITING_PARTS);
+    let layers = Arc::clone(&store.layers);
+    let promise = Promise {
+        sent: Some((layer.digest.clone(), layer.size)),
+        diff_id,
+    };
+    let unpack = blocking(move || {
+        let staging = layers.stage()?;
+        let contents = build(
+            Parts {
+                receiver,
+                part: Bytes::new(),
+                ended: false,
+            },
+            &promise,
+            staging.target()?,
+        )?;
+        staging.publish(&promise.diff_id, contents)
+    });
+    // What goes wrong on the way is sent along, so the unpacking tells it.
+    let ((), unpacked) = tokio::join!(feed(&repository, &layer, &sender), unpack);
+    unpacked.map(Arc::new)
+}
+
+/// A part of a layer as it is sent.
+enum Part {
+    Bytes(Bytes),
+    End,
+    Failed(Error),
+}
+
+/// Hands a layer on as it comes in. A connection that breaks is taken up again where it broke.
+async fn feed(repository: &Repository, layer: &Descriptor, sender: &mpsc::Sender<Part>) {
+    let (mut done, mut counted_from, mut failures) = (0, 0, 0);
+    let last = loop {
+        let broken = match feed_once(repository, layer, sender, &mut done).await {
+            Ok(last) => break last,
+            Err(broken) => broken,
+        };
+        if done - counted_from >= PROGRESS {
+            failures = 0;
+        }
+        (failures, counted_from) = (failures + 1, done);
+        if failures >= repository.limits().attempts {
+            let text = format!(
+                "layer {}: {broken}, {done} of {} bytes received",
+                layer.digest, layer.size
+            );
+            break Part::Failed(Error::Unavailable(text));
+        }
+        tokio::time::sleep(pause(repository.limits(), failures)).await;
+    };
+    // If nobody takes it, unpacking has ended with an error of its own.
+    drop(sender.send(last).await);
+}
+
+/// Hands on what one connection brings; an error text if it broke.
+async fn feed_once(
+    repository: &Repository,
+    layer: &Descriptor,
+    sender: &mpsc::Sender<Part>,
+    done: &mut u64,
+) -> Result<Part, String> {
+    let (mut response, start) = match repository.blob(&layer.digest, *done).await {
+        Ok(answer) => answer,
+        Err(Error::Unavailable(text)) if *done > 0 => return Err(text),
+        Err(error) => return Ok(Part::Failed(error)),
+    };
+    let mut skip = *done - start;
+    while let Some(mut bytes) = body_chunk(&mut response, repository.limits()).await? {
+        let known = skip.min(bytes.len() as u64);
+        skip -= known;
+        bytes = bytes.slice(usize::try_from(known).unwrap_or(bytes.len())..);
+        *done += bytes.len() as u64;
+        if !bytes.is_empty() && sender.send(Part::Bytes(bytes)).await.is_err() {
+            break;
+        }
+    }
+    Ok(Part::End)
+}
+
+/// The parts as one stream, for the thread that unpacks.
+struct Parts {
+    receiver: mpsc::Receiver<Part>,
+    part: Bytes,
+    ended: bool,
+}
+
+impl Read for Parts {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.part.is_empty() && !self.ended {
+            match self.receiver.blocking_recv() {
+                Some(Part::Bytes(bytes)) => self.part = bytes,
+                Some(Part::End) => self.ended = true,
+                Some(Part::Failed(error)) => return Err(io::Error::other(error)),
+                // Without an end the sender has gone: nobody wants the layer any more.
+                None => return Err(io::Error::other(Error::Other("cancelled".into()))),
+            }
+        }
+        let count = self.part.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.part.split_to(count));
+        Ok(count)
+    }
+}

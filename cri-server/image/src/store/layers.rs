@@ -1,0 +1,311 @@
+//! Layers on disk, and who needs them.
+//!
+//! A layer is a folder named by the digest of its tar, with the unpacked tree in `fs` and what was
+//! learnt while unpacking in `layer.json`. It is made in `staging` and comes here by one rename, so
+//! that it is never seen half made. It stays while anything holds it: an image, a container, a
+//! pull. The last to let go moves it to the trash. The counts live in memory and are rebuilt from
+//! the records of images and containers at each start.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
+use serde::{Deserialize, Serialize};
+
+use super::trash::Trash;
+use crate::digest::Digest;
+use crate::error::During;
+use crate::layer::{Contents, Target};
+use crate::{Error, Usage};
+
+/// Form of `layer.json`.
+const VERSION: u32 = 1;
+
+/// What is known of a layer: `layer.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Facts {
+    version: u32,
+    /// Digest of its tar.
+    pub(crate) diff_id: Digest,
+    /// Bytes on disk.
+    pub(crate) bytes: u64,
+    /// Inodes.
+    pub(crate) inodes: u64,
+    /// Folders that its tar does not describe; they look as in the layers below.
+    pub(crate) implicit: Vec<String>,
+    /// Whether nothing of the layers below is to be seen.
+    pub(crate) opaque: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    count: usize,
+    facts: Arc<Facts>,
+}
+
+/// All layers.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    folder: PathBuf,
+    staging: PathBuf,
+    trash: Arc<Trash>,
+    next: AtomicU64,
+    held: Mutex<HashMap<Digest, Held>>,
+}
+
+impl Layers {
+    /// Finds the layers that are there. What is not whole goes to the trash; so does all of
+    /// `staging`. Nobody holds them yet: see [`Layers::drop_unheld`].
+    pub(crate) fn open(root: &Path, trash: Arc<Trash>) -> Result<Arc<Self>, Error> {
+        let layers = Self {
+            folder: root.join("layers"),
+            staging: root.join("staging"),
+            trash,
+            next: AtomicU64::new(0),
+            held: Mutex::default(),
+        };
+        for folder in [&layers.folder, &layers.staging] {
+            std::fs::create_dir_all(folder).during(|| format!("making {}", folder.display()))?;
+        }
+        for left in children(&layers.staging)? {
+            layers
+                .trash
+                .take(&left)
+                .during(|| format!("removing {}", left.display()))?;
+        }
+        for algorithm in children(&layers.folder)? {
+            for layer in children(&algorithm)? {
+                layers.found(&layer)?;
+            }
+        }
+        Ok(Arc::new(layers))
+    }
+
+    fn found(&self, layer: &Path) -> Result<(), Error> {
+        let facts = std::fs::read(layer.join("layer.json")).ok();
+        let facts = facts.and_then(|bytes| serde_json::from_slice::<Facts>(&bytes).ok());
+        match facts.filter(|facts| facts.version == VERSION && self.path(&facts.diff_id) == layer) {
+            Some(facts) => {
+                self.lock().insert(
+                    facts.diff_id.clone(),
+                    Held {
+                        count: 0,
+                        facts: Arc::new(facts),
+                    },
+                );
+                Ok(())
+            }
+            None => self
+                .trash
+                .take(layer)
+                .during(|| format!("removing {}", layer.display())),
+        }
+    }
+
+    /// Moves to the trash what nothing holds after a start.
+    pub(crate) fn drop_unheld(&self) {
+        let mut held = self.lock();
+        let unheld: Vec<_> = held
+            .iter()
+            .filter(|(_, h)| h.count == 0)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in unheld {
+            held.remove(&id);
+            self.condemn(&id);
+        }
+    }
+
+    /// The unpacked tree of a layer.
+    pub(crate) fn tree(&self, id: &Digest) -> PathBuf {
+        self.path(id).join("fs")
+    }
+
+    fn path(&self, id: &Digest) -> PathBuf {
+        self.folder.join(id.algorithm()).join(id.hex())
+    }
+
+    /// What is known of a layer.
+    pub(crate) fn facts(&self, id: &Digest) -> Option<Arc<Facts>> {
+        self.lock().get(id).map(|held| Arc::clone(&held.facts))
+    }
+
+    /// What all of them use.
+    pub(crate) fn usage(&self) -> Usage {
+        self.lock()
+            .values()
+            .fold(Usage::default(), |sum, held| Usage {
+                bytes: sum.bytes + held.facts.bytes,
+                inodes: sum.inodes + held.facts.inodes,
+            })
+    }
+
+    /// Keeps all these layers until [`Layers::release`]; `false`, and nothing done, if one is missing.
+    pub(crate) fn keep(&self, ids: &[Digest]) -> bool {
+        let mut held = self.lock();
+        if !ids.iter().all(|id| held.contains_key(id)) {
+            return false;
+        }
+        for id in ids {
+            if let Some(held) = held.get_mut(id) {
+                held.count += 1;
+            }
+        }
+        true
+    }
+
+    /// Lets go of layers kept before.
+    pub(crate) fn release(&self, ids: &[Digest]) {
+        let mut held = self.lock();
+        for id in ids {
+            let Some(entry) = held.get_mut(id) else {
+                continue;
+            };
+            entry.count = entry.count.saturating_sub(1);
+            if entry.count == 0 {
+                held.remove(id);
+                // Under the lock, so that the same layer cannot be published in between; one rename.
+                self.condemn(id);
+            }
+        }
+    }
+
+    fn condemn(&self, id: &Digest) {
+        if let Err(cause) = self.trash.take(&self.path(id)) {
+            tracing::warn!(layer = %id, %cause, "a layer that is not needed could not be removed");
+        }
+    }
+
+    /// Holds a layer if it is there.
+    pub(crate) fn lease(self: &Arc<Self>, id: &Digest) -> Option<Lease> {
+        self.keep(std::slice::from_ref(id)).then(|| Lease {
+            layers: Arc::clone(self),
+            id: id.clone(),
+        })
+    }
+
+    /// A new folder to unpack into.
+    pub(crate) fn stage(self: &Arc<Self>) -> Result<Staging, Error> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let staging = Staging {
+            layers: Arc::clone(self),
+            path: self.staging.join(number.to_string()),
+        };
+        let tree = staging.path.join("fs");
+        std::fs::create_dir_all(&tree).during(|| format!("making {}", tree.display()))?;
+        std::fs::set_permissions(&tree, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .during(|| format!("making {}", tree.display()))?;
+        Ok(staging)
+    }
+
+    fn publish(self: &Arc<Self>, staging: &Staging, facts: Facts) -> Result<Lease, Error> {
+        let path = self.path(&facts.diff_id);
+        let parent = path
+            .parent()
+            .expect("a layer lies in the folder of its algorithm");
+        std::fs::create_dir_all(parent).during(|| format!("making {}", parent.display()))?;
+        let id = facts.diff_id.clone();
+        let mut held = self.lock();
+        if let Some(there) = held.get_mut(&id) {
+            there.count += 1;
+        } else {
+            renameat_with(CWD, &staging.path, CWD, &path, RenameFlags::NOREPLACE)
+                .during(|| format!("publishing layer {id}"))?;
+            held.insert(
+                id.clone(),
+                Held {
+                    count: 1,
+                    facts: Arc::new(facts),
+                },
+            );
+        }
+        drop(held);
+        Ok(Lease {
+            layers: Arc::clone(self),
+            id,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A layer held as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    layers: Arc<Layers>,
+    id: Digest,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.layers.release(std::slice::from_ref(&self.id));
+    }
+}
+
+/// A folder in which a layer is being made; dropped unpublished, it goes to the trash.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    layers: Arc<Layers>,
+    path: PathBuf,
+}
+
+impl Staging {
+    /// What a layer is unpacked into.
+    pub(crate) fn target(&self) -> Result<Target, Error> {
+        let tree = self.path.join("fs");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder: OwnedFd = openat(CWD, &tree, flags, Mode::empty())
+            .during(|| format!("opening {}", tree.display()))?;
+        Ok(Target {
+            folder,
+            trash: self.layers.trash.folder().to_path_buf(),
+        })
+    }
+
+    /// Makes the layer visible, and holds it.
+    pub(crate) fn publish(self, diff_id: &Digest, contents: Contents) -> Result<Lease, Error> {
+        let facts = Facts {
+            version: VERSION,
+            diff_id: diff_id.clone(),
+            bytes: contents.bytes,
+            inodes: contents.inodes,
+            // A name that is no text cannot be written here; such a folder keeps the usual look.
+            implicit: contents
+                .implicit
+                .into_iter()
+                .filter_map(|p| String::from_utf8(p).ok())
+                .collect(),
+            opaque: contents.opaque,
+        };
+        let file = self.path.join("layer.json");
+        let text = serde_json::to_vec(&facts).expect("plain data can always be written as JSON");
+        std::fs::write(&file, text).during(|| format!("writing {}", file.display()))?;
+        self.layers.publish(&self, facts)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Once published nothing is here any more, which is fine.
+        if let Err(cause) = self.layers.trash.take(&self.path) {
+            tracing::warn!(folder = %self.path.display(), %cause, "a half-made layer could not be removed");
+        }
+        self.layers.trash.wake();
+    }
+}
+
+/// What is in a folder.
+pub(crate) fn children(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = || {
+        std::fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<_>>()
+    };
+    list().during(|| format!("reading {}", folder.display()))
+}

@@ -1,0 +1,1 @@
+//! What must be refused, with an error that names it, and leave nothing.

@@ -1,0 +1,67 @@
+//! The crate as its users see it, against registries on loopback and the real file system.
+
+mod bad_input;
+mod images;
+mod mounts;
+mod pulls;
+pub(crate) mod server;
+pub(crate) mod tars;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::registry::Limits;
+use crate::{Config, Store};
+
+/// A store of its own below `root`, whose waits are short.
+fn store_at(root: &Path) -> Arc<Store> {
+    let config = Config {
+        root: root.join("store"),
+        registry_config: root.join("certs.d"),
+    };
+    let limits = Limits {
+        silence: Duration::from_millis(500),
+        attempts: 3,
+        pause: Duration::from_millis(2),
+        longest_pause: Duration::from_secs(2),
+    };
+    Store::open_with(&config, limits).unwrap()
+}
+
+/// A temporary folder on a real file system: overlayfs takes no writable layer on every one.
+fn temp() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("wherry-image-")
+        .tempdir()
+        .unwrap()
+}
+
+/// What is left of half-made things below a store: nothing, once the trash is empty.
+fn left_overs(root: &Path) -> Vec<String> {
+    let mut left = Vec::new();
+    for folder in ["staging", "layers/sha256", "images"] {
+        let Ok(entries) = std::fs::read_dir(root.join("store").join(folder)) else {
+            continue;
+        };
+        left.extend(
+            entries
+                .flatten()
+                .map(|e| format!("{folder}/{}", e.file_name().to_string_lossy())),
+        );
+    }
+    left
+}
+
+/// Waits until nothing half-made is left; cancelled work ends on threads of its own.
+async fn nothing_left(root: &Path) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !left_overs(root).is_empty() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "left: {:?}",
+            left_overs(root)
+        );
+        tokio::task::yield_now().await;
+    }
+}
