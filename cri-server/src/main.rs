@@ -20,6 +20,8 @@ use clap::Parser as _;
 use cli::{Cli, Command};
 use config::Settings;
 
+/// What the daemon's files and folders are without at birth, whatever it was started from.
+const UMASK: u32 = 0o022;
 /// Threads for calls that may block (mounts, files of a slow disk); more wait for their turn.
 const MAX_BLOCKING_THREADS: usize = 64;
 /// Threads that carry tasks, where the machine has as many CPUs.
@@ -47,6 +49,7 @@ fn say_why(error: &anyhow::Error) {
 fn run(cli: &Cli) -> Result<()> {
     let settings = config::load(&cli.flags, &programs()?)?;
     start_log(&settings);
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let runtime = runtime().context("starting threads")?;
     runtime.block_on(async {
         match &cli.command {

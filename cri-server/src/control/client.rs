@@ -31,7 +31,12 @@ pub(super) async fn connect(state: &Path) -> Result<ControlClient<Channel>> {
     let channel = Endpoint::from_shared(target)?
         .connect()
         .await
-        .with_context(|| format!("no daemon answers on {path:?}; is wherryd running?"))?;
+        .map_err(|error| {
+            let error = anyhow::Error::from(error);
+            // The layers in between repeat the one cause.
+            let cause = error.root_cause();
+            anyhow!("no daemon answers on {path:?}, is wherryd running?: {cause}")
+        })?;
     Ok(ControlClient::new(channel))
 }
 

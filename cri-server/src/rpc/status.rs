@@ -24,9 +24,17 @@ pub(crate) fn answer<T>(verb: &str, result: Result<T, Error>) -> Result<Response
             Ok(Response::new(message))
         }
         Err(error) => {
-            tracing::warn!(verb, %error, "refused or failed");
+            log(verb, &error);
             Err(status(&error))
         }
+    }
+}
+
+/// Clients ask for what is gone as a matter of course; only the rest is worth an operator's look.
+fn log(verb: &str, error: &Error) {
+    match error {
+        Error::NotFound { .. } => tracing::debug!(verb, %error, "not found"),
+        _ => tracing::warn!(verb, %error, "refused or failed"),
     }
 }
 
