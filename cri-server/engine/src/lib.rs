@@ -1,1 +1,501 @@
-//! Under construction.
+//! What every front end calls: pods kept alive, without knowing who asks.
+//!
+//! An [`Engine`] owns everything that lives: each pod has one task ([`pod_task`]), which alone
+//! changes it. Requests go into the pod's queue; lists and status read a published, immutable
+//! [`view`] and never wait. Operations belong to the engine: when the future of a caller is
+//! dropped, the work goes on, and a retry of the same request gets its result.
+//!
+//! The truth lies on disk ([`store`]): a record is written by rename before the effect that it
+//! announces, so that [`recovery`] can take up, or take down, whatever a killed daemon left.
+//!
+//! The engine never knows CRI, gRPC or HTTP, nor an OCI runtime's command line (that is the
+//! shim's), nor a byte of a container's log.
+
+mod error;
+mod exec;
+mod facts;
+mod making;
+mod namespaces;
+mod pod_task;
+mod recovery;
+mod rootfs;
+mod shim;
+mod stats;
+mod store;
+mod teardown;
+mod view;
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub use error::{Error, OpenError};
+pub use exec::ExecOutput;
+pub use stats::ContainerStats;
+pub use view::{Container, Exit, Sandbox};
+
+use pod::{ContainerSpec, NodeFacts, SandboxSpec};
+use pod_task::{Command, PodHandle, PodTask};
+use shim::{Launch, Shim};
+use shim_api::{ReopenLog, request};
+use store::{Paths, SandboxRecord};
+use tokio::sync::oneshot;
+use view::View;
+
+/// Configuration of an engine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder for what must survive a reboot.
+    pub root: PathBuf,
+    /// Folder for what must not.
+    pub state: PathBuf,
+    /// OCI runtimes by the name of their handler.
+    pub runtimes: BTreeMap<String, Runtime>,
+    /// The handler meant by the empty name.
+    pub default_runtime: String,
+    /// The shim program.
+    pub shim: PathBuf,
+    /// Images.
+    pub image: image::Config,
+    /// Network.
+    pub network: network::Config,
+    /// Name of the present boot of the machine: whatever was alive under another is gone.
+    pub boot_id: String,
+}
+
+/// An OCI runtime.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// Its program.
+    pub path: PathBuf,
+}
+
+/// How the engine is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Why pods can't get a network now, if so.
+    pub network: Result<(), String>,
+    /// Names of the runtime handlers, the default one first.
+    pub handlers: Vec<String>,
+    /// The kernel can make mounts read-only recursively.
+    pub recursive_read_only: bool,
+    /// Control groups are driven through systemd.
+    pub systemd_cgroup: bool,
+}
+
+/// A node engine. Cheap to clone; all clones are the same engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+/// What the tasks of all pods share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    config: Config,
+    paths: Paths,
+    facts: NodeFacts,
+    cgroups: cgroup::Host,
+    images: Arc<image::Store>,
+    network: Arc<network::Network>,
+    view: View,
+    pods: Mutex<Pods>,
+    shims: Mutex<HashMap<String, Arc<Shim>>>,
+    rates: stats::Rates,
+    /// Held as long as the engine lives: nobody else uses the folder.
+    _lock: OwnedFd,
+}
+
+/// The pods' tasks.
+#[derive(Debug, Default)]
+struct Pods {
+    by_key: HashMap<String, Arc<PodHandle>>,
+    by_id: HashMap<String, Arc<PodHandle>>,
+}
+
+const LOCK: &str = "no thread panics while it holds this lock";
+
+impl Engine {
+    /// Opens an engine: takes its folders, and takes up or takes down what an earlier run left.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]. Pods that cannot be recovered are no error; they are taken down.
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        recovery::open(config).await.map(|inner| Self { inner })
+    }
+
+    /// The images of this node.
+    #[must_use]
+    pub fn images(&self) -> &Arc<image::Store> {
+        &self.inner.images
+    }
+
+    /// Facts of the node.
+    #[must_use]
+    pub fn facts(&self) -> &NodeFacts {
+        &self.inner.facts
+    }
+
+    /// The configuration that the engine was opened with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// How the engine is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let config = &self.inner.config;
+        let default = config.default_runtime.clone();
+        let others = config
+            .runtimes
+            .keys()
+            .filter(|name| **name != default)
+            .cloned();
+        Status {
+            network: self
+                .inner
+                .network
+                .status()
+                .map_err(|error| error.to_string()),
+            handlers: std::iter::once(default.clone()).chain(others).collect(),
+            recursive_read_only: self.inner.facts.recursive_read_only,
+            systemd_cgroup: self.inner.facts.systemd_cgroup,
+        }
+    }
+
+    /// Makes a sandbox; answers with its id when it is ready. The same request again joins the
+    /// running one, and gets the same id once that is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`] if another sandbox has this name, namespace, uid and attempt.
+    pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<String, Error> {
+        self.inner.runtime(&spec.handler)?;
+        let handle = self.find_or_make(spec)?;
+        handle.made().await?;
+        Ok(handle.id.clone())
+    }
+
+    fn find_or_make(&self, spec: SandboxSpec) -> Result<Arc<PodHandle>, Error> {
+        let mut pods = self.inner.pods.lock().expect(LOCK);
+        if let Some(handle) = pods.by_key.get(&spec.key()) {
+            return self
+                .same_sandbox(handle, &spec)
+                .map(|()| Arc::clone(handle));
+        }
+        let record = SandboxRecord::reserved(new_id(), spec, now());
+        let (task, handle) = PodTask::new(&self.inner, record);
+        pods.insert(&handle);
+        drop(pods);
+        #[expect(clippy::disallowed_methods, reason = "the one task that owns this pod")]
+        drop(tokio::spawn(task.make_and_run()));
+        Ok(handle)
+    }
+
+    /// Whether a request for a sandbox that exists may be answered with it.
+    fn same_sandbox(&self, handle: &PodHandle, spec: &SandboxSpec) -> Result<(), Error> {
+        use pod::lifecycle::SandboxPhase::NotReady;
+        let stopped = self
+            .sandbox(&handle.id)
+            .is_ok_and(|sandbox| sandbox.phase == NotReady);
+        if *handle.spec != *spec || stopped {
+            let (name, id) = (&spec.name, &handle.id);
+            return Err(Error::Exists(format!(
+                "the name of sandbox {name:?} is taken by {id}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Stops all that runs in a sandbox and frees its network. Stopped already is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Failed`] with what would not go, to be tried again.
+    pub async fn stop_sandbox(&self, id: &str) -> Result<(), Error> {
+        let sandbox = self.sandbox(id)?;
+        self.ask(&sandbox.id, |reply| Command::Stop { reply }).await
+    }
+
+    /// Removes a sandbox with all its containers, stopping what runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Failed`] with what would not go, to be tried again.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), Error> {
+        let sandbox = self.sandbox(id)?;
+        self.ask(&sandbox.id, |reply| Command::Remove { reply })
+            .await
+    }
+
+    /// Looks a sandbox up by its id or an unambiguous start of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::Invalid`].
+    pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
+        self.inner.view.sandbox(id)
+    }
+
+    /// All sandboxes that were handed out.
+    #[must_use]
+    pub fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        self.inner.view.sandboxes()
+    }
+
+    /// Makes a container in a sandbox that is ready; answers with its id. The same request again
+    /// gets the same id as long as the container has not been started.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] of the sandbox or the image, [`Error::Invalid`] naming the field,
+    /// [`Error::Exists`] if another container of the pod has this name and attempt.
+    pub async fn create_container(
+        &self,
+        sandbox: &str,
+        spec: ContainerSpec,
+    ) -> Result<String, Error> {
+        let sandbox = self.sandbox(sandbox)?;
+        let spec = Box::new(spec);
+        self.ask(&sandbox.id, |reply| Command::Create { spec, reply })
+            .await
+    }
+
+    /// Releases a container's process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] unless it was just made; [`Error::Failed`] with the OCI runtime's text
+    /// if the program cannot be executed (the container has then exited with 128).
+    pub async fn start_container(&self, id: &str) -> Result<(), Error> {
+        let container = self.container(id)?;
+        let id = container.id.clone();
+        self.ask(&container.sandbox_id, |reply| Command::Start { id, reply })
+            .await
+    }
+
+    /// Asks a container to stop, and ends it after `grace`. Returns when its exit is recorded. A
+    /// call with a shorter grace shortens one that is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] if the kernel cannot end it, with the reason.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
+        let container = self.container(id)?;
+        let id = container.id.clone();
+        self.ask(&container.sandbox_id, |reply| Command::StopContainer {
+            id,
+            grace,
+            reply,
+        })
+        .await
+    }
+
+    /// Removes a container, ending it if it runs. Its log stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Failed`] with what would not go, to be tried again.
+    pub async fn remove_container(&self, id: &str) -> Result<(), Error> {
+        let container = self.container(id)?;
+        let id = container.id.clone();
+        self.ask(&container.sandbox_id, |reply| Command::RemoveContainer {
+            id,
+            reply,
+        })
+        .await
+    }
+
+    /// Looks a container up by its id or an unambiguous start of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::Invalid`].
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
+        self.inner.view.container(id)
+    }
+
+    /// All containers.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        self.inner.view.containers()
+    }
+
+    /// Runs a command in a running container to its end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeadlineExceeded`] if `timeout` passed: the command and all that it started have
+    /// been ended.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, Error> {
+        let container = self.container(id)?;
+        let shim = self.running(&container)?;
+        let config = container.bundle.join("config.json");
+        let config = blocking(move || std::fs::read(config))
+            .await
+            .map_err(|error| Error::failed("reading the container's config", error))?;
+        let process = exec::process(&config, &command)?;
+        exec::run(&shim, new_id(), process, timeout).await
+    }
+
+    /// Opens a container's log file anew; it exists when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] unless the container runs.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        let container = self.container(id)?;
+        let shim = self.running(&container)?;
+        shim.call(request::Call::ReopenLog(ReopenLog {}), &[])
+            .await
+            .map(drop)
+    }
+
+    fn running(&self, container: &Container) -> Result<Arc<Shim>, Error> {
+        let shim = self
+            .inner
+            .shims
+            .lock()
+            .expect(LOCK)
+            .get(&container.id)
+            .cloned();
+        match shim {
+            Some(shim) if container.phase == pod::lifecycle::ContainerPhase::Running => Ok(shim),
+            _ => Err(Error::WrongState(format!(
+                "container {} is not running",
+                container.id
+            ))),
+        }
+    }
+
+    /// What a container that runs uses.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] unless its process is alive.
+    pub async fn container_stats(&self, id: &str) -> Result<ContainerStats, Error> {
+        let container = self.container(id)?;
+        if container.exit.is_some() {
+            return Err(Error::WrongState(format!(
+                "container {} has exited",
+                container.id
+            )));
+        }
+        let inner = Arc::clone(&self.inner);
+        blocking(move || stats::read(&inner, &container)).await
+    }
+
+    /// Stops all, and removes every link, rule, mount and file of this engine. It is of no use
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with the first thing that would not go; what can go is gone.
+    pub async fn reset(&self) -> Result<(), Error> {
+        teardown::everything(self).await
+    }
+
+    async fn ask<T>(
+        &self,
+        sandbox: &str,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<T, Error> {
+        let handle = self
+            .inner
+            .pods
+            .lock()
+            .expect(LOCK)
+            .by_id
+            .get(sandbox)
+            .cloned();
+        let handle = handle.ok_or_else(|| Error::sandbox_not_found(sandbox))?;
+        let (sender, receiver) = oneshot::channel();
+        let ended = || Error::sandbox_not_found(sandbox);
+        handle
+            .queue
+            .send(command(sender))
+            .await
+            .map_err(|_closed| ended())?;
+        receiver.await.map_err(|_closed| ended())?
+    }
+}
+
+impl Inner {
+    /// The program of a runtime handler.
+    fn runtime(&self, handler: &str) -> Result<&Path, Error> {
+        let name = self.handler(handler);
+        let known = self
+            .config
+            .runtimes
+            .get(name)
+            .map(|runtime| runtime.path.as_path());
+        known.ok_or_else(|| Error::Invalid(format!("no runtime for {name:?} is configured")))
+    }
+
+    /// The name of a handler; the empty one means the default.
+    fn handler<'a>(&'a self, handler: &'a str) -> &'a str {
+        if handler.is_empty() {
+            &self.config.default_runtime
+        } else {
+            handler
+        }
+    }
+
+    fn launch(&self, handler: &str, container: &str) -> Result<Launch, Error> {
+        Ok(Launch {
+            program: self.config.shim.clone(),
+            container: container.into(),
+            bundle: self.paths.bundle(container),
+            runtime: self.runtime(handler)?.into(),
+            runtime_root: self.paths.runtime_root(self.handler(handler)),
+            systemd_cgroup: self.facts.systemd_cgroup,
+        })
+    }
+}
+
+impl Pods {
+    fn insert(&mut self, handle: &Arc<PodHandle>) {
+        self.by_key.insert(handle.spec.key(), Arc::clone(handle));
+        self.by_id.insert(handle.id.clone(), Arc::clone(handle));
+    }
+
+    fn remove(&mut self, id: &str) {
+        if let Some(handle) = self.by_id.remove(id) {
+            self.by_key.remove(&handle.spec.key());
+        }
+    }
+}
+
+/// Runs what may block on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("it neither panics nor is it cancelled")
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn now() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
+/// 64 random hexadecimal digits.
+fn new_id() -> String {
+    let mut bytes = [0_u8; 32];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    assert_eq!(
+        filled,
+        Ok(bytes.len()),
+        "getrandom(2) fills 32 bytes once the kernel has booted"
+    );
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

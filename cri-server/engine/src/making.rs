@@ -1,0 +1,465 @@
+//! Making a sandbox and making a container: plans carried out, step by step.
+//!
+//! Each begins with a record on disk that says what is about to exist; on failure the caller walks
+//! the one road of [`crate::teardown`].
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::mount::MsFlags;
+use oci_spec::runtime::Spec;
+use pod::lifecycle::SandboxPhase;
+use pod::plan::{ContainerInputs, ContainerPlan, Namespace, SandboxPlan};
+use pod::{ContainerSpec, NodeFacts};
+use shim_api::{Create, Start, reply, request};
+
+use crate::error::Error;
+use crate::pod_task::{OwnedContainer, PodTask, Process};
+use crate::shim::{Launch, Shim};
+use crate::store::{self, ContainerRecord, SandboxRecord};
+use crate::{Inner, LOCK, blocking, facts, namespaces, new_id, now, rootfs, shim, teardown};
+
+/// How long the sources of mounts may take to answer: behind them may be a server that is gone.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Makes a sandbox. What was made before a failure is left to [`teardown::pod`].
+pub(crate) async fn sandbox(task: &mut PodTask) -> Result<(), Error> {
+    let id = task.record.id.clone();
+    let engine = Arc::clone(&task.engine);
+    let paths = engine.paths.for_plan(&id, &engine.config.shim);
+    let plan = pod::plan_sandbox(&id, &task.spec, &paths, &facts::refresh(&engine.facts))?;
+    keep_sandbox(&engine, &task.record).await?;
+    prepare(&engine, &id, &task.record.spec.log_directory, plan.clone()).await?;
+    if plan.namespaces.contains(&Namespace::Network) {
+        let attached = engine
+            .network
+            .attach(&attachment(&engine, &task.record))
+            .await?;
+        task.record.ips = attached.ips;
+        task.record.cni_result = attached.cni_result;
+    }
+    if let Some(spec) = plan.init {
+        start_init(task, *spec).await?;
+    }
+    task.record.phase = SandboxPhase::Ready;
+    keep_sandbox(&engine, &task.record).await
+}
+
+/// Writes a sandbox's record.
+pub(crate) async fn keep_sandbox(engine: &Inner, record: &SandboxRecord) -> Result<(), Error> {
+    let (paths, record) = (engine.paths.clone(), record.clone());
+    blocking(move || store::put_sandbox(&paths, &record))
+        .await
+        .map_err(|error| Error::failed("writing the sandbox's record", error))
+}
+
+async fn keep_container(engine: &Inner, record: &ContainerRecord) -> Result<(), Error> {
+    let (paths, record) = (engine.paths.clone(), record.clone());
+    blocking(move || store::put_container(&paths, &record))
+        .await
+        .map_err(|error| Error::failed("writing the container's record", error))
+}
+
+/// Folders, files, shared memory and namespaces of a sandbox.
+async fn prepare(
+    engine: &Inner,
+    id: &str,
+    log_directory: &str,
+    plan: SandboxPlan,
+) -> Result<(), Error> {
+    let (paths, id, logs) = (
+        engine.paths.clone(),
+        id.to_owned(),
+        PathBuf::from(log_directory),
+    );
+    blocking(move || {
+        let folder = paths.sandbox(&id);
+        step("making the sandbox's folder", make_folder(&folder, 0o711))?;
+        step(
+            "making the sandbox's folder",
+            make_folder(&paths.namespaces(&id), 0o711),
+        )?;
+        let write = |name: &str, text: &str| fs::write(folder.join(name), text);
+        step(
+            "writing the sandbox's hostname",
+            write("hostname", &plan.etc_hostname),
+        )?;
+        step(
+            "writing the sandbox's hosts",
+            write("hosts", &plan.etc_hosts),
+        )?;
+        step(
+            "writing the sandbox's resolv.conf",
+            write("resolv.conf", &plan.etc_resolv_conf),
+        )?;
+        if let Some(size) = plan.shm_size {
+            step(
+                "mounting the sandbox's /dev/shm",
+                mount_shm(&paths.shm(&id), size),
+            )?;
+        }
+        if !logs.as_os_str().is_empty() {
+            step("making the log directory", make_folder(&logs, 0o755))?;
+        }
+        step(
+            "making the sandbox's namespaces",
+            namespaces::pin(&plan, &paths.namespaces(&id)),
+        )
+    })
+    .await
+}
+
+fn step<T>(what: &str, result: io::Result<T>) -> Result<T, Error> {
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::StorageFull => Error::Exhausted(format!("{what}: {error}")),
+        _ => Error::failed(what, error),
+    })
+}
+
+pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+}
+
+fn mount_shm(target: &Path, size: u64) -> io::Result<()> {
+    make_folder(target, 0o755)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let data = format!("mode=1777,size={size}");
+    nix::mount::mount(
+        Some("shm"),
+        target,
+        Some("tmpfs"),
+        flags,
+        Some(data.as_str()),
+    )?;
+    Ok(())
+}
+
+fn attachment(engine: &Inner, record: &SandboxRecord) -> network::Attachment {
+    let spec = &record.spec;
+    let args = [
+        ("K8S_POD_NAMESPACE", &spec.namespace),
+        ("K8S_POD_NAME", &spec.name),
+        ("K8S_POD_UID", &spec.uid),
+        ("K8S_POD_INFRA_CONTAINER_ID", &record.id),
+    ];
+    let ports = spec
+        .port_mappings
+        .iter()
+        .filter(|mapping| mapping.host_port != 0);
+    network::Attachment {
+        id: record.id.clone(),
+        netns: engine.paths.namespaces(&record.id).join("net"),
+        args: args
+            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .into(),
+        ports: ports.map(port).collect(),
+        cgroup_parent: spec.cgroup_parent.clone(),
+        annotations: spec.annotations.clone(),
+    }
+}
+
+fn port(mapping: &pod::sandbox::PortMapping) -> network::Port {
+    use pod::sandbox::Protocol;
+    let protocol = match mapping.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    };
+    network::Port {
+        protocol: protocol.into(),
+        host: mapping.host_port,
+        container: mapping.container_port,
+        host_ip: mapping.host_ip,
+    }
+}
+
+/// Starts the built-in init of a shared process id namespace, and pins that namespace.
+async fn start_init(task: &mut PodTask, spec: Spec) -> Result<(), Error> {
+    let engine = Arc::clone(&task.engine);
+    let id = task.record.id.clone();
+    let launch = engine.launch(&task.record.spec.handler, &id)?;
+    let bundle = launch.bundle.clone();
+    blocking(move || write_bundle(&bundle, &spec)).await?;
+    let process = task.init.insert(Process {
+        launch,
+        shim: None,
+        pid: None,
+    });
+    begin(process, &task.teller, &Create::default()).await?;
+    let shim = process.shim.clone().expect("it was just connected");
+    shim.call(request::Call::Start(Start {}), &[]).await?;
+    let (pid, folder) = (
+        process.pid.unwrap_or_default(),
+        engine.paths.namespaces(&id),
+    );
+    blocking(move || {
+        step(
+            "pinning the pod's process ids",
+            namespaces::pin_pid(pid, &folder),
+        )
+    })
+    .await
+}
+
+/// Starts a shim, connects to it and has it make the container of its bundle.
+async fn begin(
+    process: &mut Process,
+    teller: &tokio::sync::mpsc::UnboundedSender<shim::News>,
+    create: &Create,
+) -> Result<(), Error> {
+    let launch = process.launch.clone();
+    step("starting the shim", shim::start(&launch))?;
+    let connected = Shim::connect(&launch.container, &launch.bundle, teller.clone());
+    let shim = process
+        .shim
+        .insert(step("connecting to the shim", connected)?);
+    match shim
+        .call(request::Call::Create(create.clone()), &[])
+        .await?
+    {
+        (reply::Result::Created(created), _) => process.pid = Some(created.pid),
+        (other, _) => {
+            return Err(Error::Failed(format!(
+                "the shim answered create with {other:?}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The bundle's folders and its `config.json`.
+fn write_bundle(bundle: &Path, spec: &Spec) -> Result<(), Error> {
+    step(
+        "making the bundle",
+        make_folder(&bundle.join("rootfs"), 0o755),
+    )?;
+    let config = serde_json::to_vec(spec)
+        .map_err(|error| Error::failed("writing the container's config", error))?;
+    step(
+        "writing the container's config",
+        fs::write(bundle.join("config.json"), config),
+    )
+}
+
+/// Makes a container; on failure nothing of it is left.
+pub(crate) async fn container(
+    task: &PodTask,
+    spec: ContainerSpec,
+) -> Result<OwnedContainer, Error> {
+    let engine = &task.engine;
+    let launch = engine.launch(&task.record.spec.handler, &new_id())?;
+    let id = launch.container.clone();
+    let record = ContainerRecord::reserved(id, task.record.id.clone(), spec, now());
+    let process = Process {
+        launch,
+        shim: None,
+        pid: None,
+    };
+    let mut container = OwnedContainer {
+        record,
+        process,
+        stopping: None,
+    };
+    let Err(error) = carry_out(task, &mut container).await else {
+        return Ok(container);
+    };
+    let OwnedContainer {
+        record, process, ..
+    } = &container;
+    // The shim tells its end to a connection of its own: that of the failed container is dropped.
+    engine.shims.lock().expect(LOCK).remove(&record.id);
+    let undone = teardown::unfinished(engine, record, &process.launch).await;
+    if let Err(left) = undone {
+        tracing::error!(container = record.id, error = %left, "undoing a container");
+    }
+    Err(error)
+}
+
+async fn carry_out(task: &PodTask, container: &mut OwnedContainer) -> Result<(), Error> {
+    let engine = &task.engine;
+    let image = engine
+        .images
+        .resolve(&container.record.spec.image)
+        .ok_or_else(|| image_missing(&container.record.spec.image))?;
+    keep_container(engine, &container.record).await?;
+    let lookups = look_up(&container.record.spec).await?;
+    let rootfs = container.process.launch.bundle.join("rootfs");
+    let folder = rootfs.clone();
+    blocking(move || step("making the bundle", make_folder(&folder, 0o755))).await?;
+    engine
+        .images
+        .mount_rootfs(&image.id, &container.record.id, &rootfs)
+        .await?;
+    let plan = plan(task, container, &image, &lookups, &rootfs).await?;
+    describe(&mut container.record, &image, &plan);
+    keep_container(engine, &container.record).await?;
+    let create = create_request(task, &container.record, &plan).await?;
+    let bundle = container.process.launch.bundle.clone();
+    blocking(move || write_bundle(&bundle, &plan.spec)).await?;
+    begin(&mut container.process, &task.teller, &create).await?;
+    if let Some(shim) = &container.process.shim {
+        engine
+            .shims
+            .lock()
+            .expect(LOCK)
+            .insert(container.record.id.clone(), Arc::clone(shim));
+    }
+    container.record.made = true;
+    keep_container(engine, &container.record).await
+}
+
+fn image_missing(name: &str) -> Error {
+    Error::NotFound {
+        kind: "image",
+        id: name.into(),
+    }
+}
+
+/// What a plan needs to know of the host's files.
+struct Lookups {
+    sources: Vec<PathBuf>,
+    devices: Vec<(pod::facts::HostDevice, pod::container::Device)>,
+    seccomp: Option<String>,
+}
+
+async fn look_up(spec: &ContainerSpec) -> Result<Lookups, Error> {
+    let spec = spec.clone();
+    let work = blocking(move || {
+        Ok(Lookups {
+            sources: rootfs::mount_sources(&spec.mounts)?,
+            devices: rootfs::devices(&spec.devices)?,
+            seccomp: rootfs::seccomp_profile(&spec.security.seccomp)?,
+        })
+    });
+    tokio::time::timeout(SOURCE_PATIENCE, work)
+        .await
+        .unwrap_or_else(|_elapsed| {
+            Err(Error::DeadlineExceeded(format!(
+                "the sources of the container's mounts did not answer within {SOURCE_PATIENCE:?}"
+            )))
+        })
+}
+
+async fn plan(
+    task: &PodTask,
+    container: &OwnedContainer,
+    image: &image::Image,
+    lookups: &Lookups,
+    rootfs: &Path,
+) -> Result<ContainerPlan, Error> {
+    let engine = &task.engine;
+    let spec = &container.record.spec;
+    let rootfs = rootfs.to_path_buf();
+    let accounts = blocking(move || rootfs::accounts(&rootfs)).await?;
+    let facts = facts_for(&engine.facts, spec.security.privileged).await;
+    let inputs = ContainerInputs {
+        id: &container.record.id,
+        sandbox_id: &task.record.id,
+        sandbox: &task.spec,
+        paths: &engine.paths.for_plan(&task.record.id, &engine.config.shim),
+        image: &rootfs::image_facts(image),
+        accounts: &accounts,
+        target_pid: target_pid(task, &spec.security.pid)?,
+        devices: &lookups.devices,
+        seccomp_profile: lookups.seccomp.as_deref(),
+        mount_sources: &lookups.sources,
+    };
+    Ok(pod::plan_container(spec, &inputs, &facts)?)
+}
+
+/// The node's facts, with all its devices where a container gets them all.
+async fn facts_for(facts: &NodeFacts, privileged: bool) -> NodeFacts {
+    let facts = facts.clone();
+    if !privileged {
+        return facts;
+    }
+    NodeFacts {
+        devices: blocking(rootfs::all_devices).await,
+        ..facts
+    }
+}
+
+/// The init of the container whose process ids are shared: it must run, in the same pod.
+fn target_pid(
+    task: &PodTask,
+    mode: &pod::container::ContainerPidMode,
+) -> Result<Option<i32>, Error> {
+    let pod::container::ContainerPidMode::Target(id) = mode else {
+        return Ok(None);
+    };
+    let target = task.engine.view.container(id)?;
+    let owned = task
+        .containers
+        .get(&target.id)
+        .filter(|owned| owned.record.started_at != 0);
+    let pid = owned.and_then(|owned| owned.process.pid);
+    pid.map(Some).ok_or_else(|| {
+        Error::Invalid(format!(
+            "linux.security_context.namespace_options.target_id: container {id} does not run in \
+             this pod"
+        ))
+    })
+}
+
+/// Adds to a record what its plan has decided.
+fn describe(record: &mut ContainerRecord, image: &image::Image, plan: &ContainerPlan) {
+    record.image_id.clone_from(&image.id);
+    record.image_name = image.tags.first().unwrap_or(&record.spec.image).clone();
+    record.image_ref = image.digests.first().unwrap_or(&image.id).clone();
+    record.uid = plan.uid;
+    record.gid = plan.gid;
+    record
+        .supplemental_groups
+        .clone_from(&plan.supplemental_groups);
+    record.stop_signal = plan.stop_signal;
+    record.stop_signal_name.clone_from(&plan.stop_signal_name);
+    record.cgroup.clone_from(&plan.cgroup);
+}
+
+async fn create_request(
+    task: &PodTask,
+    record: &ContainerRecord,
+    plan: &ContainerPlan,
+) -> Result<Create, Error> {
+    let log = record.spec.log_file(task.spec.log_directory());
+    if let Some(folder) = log
+        .as_ref()
+        .and_then(|log| log.parent())
+        .map(Path::to_path_buf)
+    {
+        blocking(move || step("making the log directory", make_folder(&folder, 0o755))).await?;
+    }
+    let group = task
+        .engine
+        .cgroups
+        .group(&plan.cgroup)
+        .map_err(|error| Error::failed("locating the container's cgroup", error))?;
+    let text = |path: Option<PathBuf>| {
+        path.map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    };
+    Ok(Create {
+        log_path: text(log),
+        terminal: record.spec.tty,
+        stdin: record.spec.stdin,
+        stdin_once: record.spec.stdin_once,
+        oom_counter: text(group.oom_counter()),
+        kill_file: text(group.kill_file()),
+        procs_file: text(Some(group.procs_file())),
+    })
+}
+
+/// Connects anew to what [`begin`] started in an earlier life of the daemon.
+pub(crate) fn reconnect(
+    launch: &Launch,
+    teller: &tokio::sync::mpsc::UnboundedSender<shim::News>,
+) -> Option<Arc<Shim>> {
+    Shim::connect(&launch.container, &launch.bundle, teller.clone()).ok()
+}

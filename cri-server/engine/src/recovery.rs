@@ -1,0 +1,367 @@
+//! Opening an engine: its folders are taken, and what an earlier run left is taken up or down.
+//!
+//! - Records say what was about to exist. What was not finished is undone.
+//! - A container whose shim answers lives on; one with an exit record has ended; one with neither
+//!   was lost, and is ended.
+//! - Under another boot of the machine nothing lives: sandboxes are not ready, containers have
+//!   ended with 255.
+//! - Bundles, sandboxes' folders and network attachments without a record are removed.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use nix::mount::MsFlags;
+use pod::lifecycle::SandboxPhase;
+use pod::sandbox::{NamespaceMode, PidMode};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use shim_api::{State, reply, request, state_reply};
+use tokio::task::JoinSet;
+
+use crate::error::OpenError;
+use crate::pod_task::{self, OwnedContainer, PodTask, Process};
+use crate::store::{self, ContainerRecord, Found, Paths};
+use crate::view::View;
+use crate::{Config, Inner, LOCK, blocking, facts, making, namespaces, now, teardown};
+
+pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
+    let paths = Paths::new(&config.root, &config.state);
+    let lock = take_folders(&paths)?;
+    let cgroups = cgroup::Host::detect()
+        .map_err(|error| OpenError::Config(format!("control groups: {error}")))?;
+    let images = image::Store::open(&config.image).map_err(OpenError::Image)?;
+    let network = network::Network::open(&config.network).map_err(OpenError::Network)?;
+    let rebooted = rebooted(&paths, &config.boot_id)?;
+    let inner = Arc::new(Inner {
+        facts: facts::gather(cgroups.is_v2()),
+        config,
+        paths,
+        cgroups,
+        images,
+        network,
+        view: View::default(),
+        pods: Mutex::default(),
+        shims: Mutex::default(),
+        rates: crate::stats::Rates::default(),
+        _lock: lock,
+    });
+    recover(&inner, rebooted).await?;
+    remember_boot(&inner)?;
+    Ok(inner)
+}
+
+fn attempt<T>(what: impl Into<String>, result: io::Result<T>) -> Result<T, OpenError> {
+    result.map_err(|cause| OpenError::Io {
+        what: what.into(),
+        cause,
+    })
+}
+
+/// Makes the folders and locks them; the state folder becomes a mount of its own, so that what is
+/// mounted in it travels to no other mount namespace.
+fn take_folders(paths: &Paths) -> Result<OwnedFd, OpenError> {
+    for folder in [paths.root(), paths.state()] {
+        attempt(
+            format!("making {folder:?}"),
+            making::make_folder(folder, 0o711),
+        )?;
+    }
+    let lock = attempt(format!("locking {:?}", paths.root()), lock(&paths.lock()))?
+        .ok_or_else(|| OpenError::InUse(paths.root().into()))?;
+    attempt(
+        format!("mounting {:?}", paths.state()),
+        make_private(paths.state()),
+    )?;
+    for folder in [paths.records(), paths.sandboxes(), paths.bundles()] {
+        attempt(
+            format!("making {folder:?}"),
+            making::make_folder(&folder, 0o711),
+        )?;
+    }
+    Ok(lock)
+}
+
+/// Locks a file; `None` if somebody else has it.
+fn lock(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    let none = None::<&str>;
+    if !is_mount_point(folder)? {
+        nix::mount::mount(Some(folder), folder, none, MsFlags::MS_BIND, none)?;
+    }
+    nix::mount::mount(none, folder, none, MsFlags::MS_PRIVATE, none)?;
+    Ok(())
+}
+
+fn is_mount_point(folder: &Path) -> io::Result<bool> {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let stat = statx(CWD, folder, AtFlags::empty(), StatxFlags::BASIC_STATS)?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Whether the records were written under another boot. No note of it: nothing was written.
+fn rebooted(paths: &Paths, boot_id: &str) -> Result<bool, OpenError> {
+    match fs::read_to_string(paths.boot_id()) {
+        Ok(known) => Ok(known.trim() != boot_id.trim()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(OpenError::Io {
+            what: "reading the boot's id".into(),
+            cause,
+        }),
+    }
+}
+
+/// Noted once all of the other boot has been dealt with: a crash before that deals with it again.
+fn remember_boot(inner: &Inner) -> Result<(), OpenError> {
+    let written = store::replace_bytes(&inner.paths.boot_id(), inner.config.boot_id.as_bytes());
+    attempt("writing the boot's id", written)
+}
+
+async fn recover(inner: &Arc<Inner>, rebooted: bool) -> Result<(), OpenError> {
+    let paths = inner.paths.clone();
+    let inventory = blocking(move || store::load(&paths)).await;
+    let mut inventory = attempt("reading the records", inventory)?;
+    for (id, reason) in &inventory.damaged {
+        tracing::warn!(
+            sandbox = id,
+            reason,
+            "a sandbox's record cannot be read; it is removed"
+        );
+    }
+    if rebooted {
+        inventory.found.iter_mut().for_each(forget_boot);
+    }
+    remove_orphans(inner, &inventory).await;
+    let (live, containers) = survivors(&inventory.found);
+    inner.network.reconcile(&live, rebooted).await;
+    inner.images.retain(&containers).await;
+    let mut tasks = JoinSet::new();
+    for found in inventory.found {
+        let inner = Arc::clone(inner);
+        tasks.spawn(async move { recover_pod(&inner, found).await });
+    }
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// What is left of a pod of another boot.
+fn forget_boot(found: &mut Found) {
+    if found.sandbox.phase == SandboxPhase::Ready {
+        found.sandbox.phase = SandboxPhase::NotReady;
+        found.sandbox.ips.clear();
+    }
+    for container in found
+        .containers
+        .iter_mut()
+        .filter(|container| container.exit.is_none())
+    {
+        container.exit = Some(pod_task::unknown("the machine was restarted"));
+    }
+}
+
+/// Ids of the sandboxes that keep their network, and of the containers that keep their files.
+fn survivors(found: &[Found]) -> (HashSet<String>, HashSet<String>) {
+    let ready = |found: &&Found| {
+        found.sandbox.phase == SandboxPhase::Ready
+            && found.sandbox.spec.namespaces.network == NamespaceMode::Pod
+    };
+    let sandboxes = found
+        .iter()
+        .filter(ready)
+        .map(|found| found.sandbox.id.clone())
+        .collect();
+    let made = found
+        .iter()
+        .flat_map(|found| &found.containers)
+        .filter(|record| record.made);
+    (sandboxes, made.map(|record| record.id.clone()).collect())
+}
+
+async fn remove_orphans(inner: &Inner, inventory: &store::Inventory) {
+    let mut known: HashSet<&str> = HashSet::new();
+    for found in &inventory.found {
+        known.insert(&found.sandbox.id);
+        known.extend(
+            found
+                .containers
+                .iter()
+                .map(|container| container.id.as_str()),
+        );
+    }
+    for id in strangers(&inner.paths.bundles(), &known) {
+        if let Err(error) = teardown::orphan(inner, &id).await {
+            tracing::error!(container = id, %error, "removing what has no record");
+        }
+    }
+    let damaged = inventory.damaged.iter().map(|(id, _)| id.clone());
+    for id in strangers(&inner.paths.sandboxes(), &known)
+        .into_iter()
+        .chain(damaged)
+    {
+        if let Err(error) = teardown::sandbox_by_id(inner, &id, None).await {
+            tracing::error!(sandbox = id, %error, "removing what has no record");
+        }
+    }
+}
+
+/// Names in a folder that no record knows.
+fn strangers(folder: &Path, known: &HashSet<&str>) -> Vec<String> {
+    let names = store::names(folder).unwrap_or_default();
+    names
+        .into_iter()
+        .filter(|name| !known.contains(name.as_str()))
+        .collect()
+}
+
+/// Takes a pod up; what was never finished of it is undone.
+async fn recover_pod(inner: &Arc<Inner>, found: Found) {
+    let (mut task, handle) = PodTask::new(inner, found.sandbox);
+    let id = task.record.id.clone();
+    for record in found.containers {
+        recover_container(&mut task, record).await;
+    }
+    recover_init(&mut task);
+    if task.record.phase == SandboxPhase::Reserved {
+        if let Err(error) = teardown::pod(&mut task).await {
+            tracing::error!(sandbox = id, %error, "undoing a sandbox");
+        }
+        return;
+    }
+    if task.record.phase == SandboxPhase::Ready && !namespaces_live(&task) {
+        tracing::warn!(
+            sandbox = id,
+            "the sandbox's namespaces are gone; it is not ready"
+        );
+        task.record.phase = SandboxPhase::NotReady;
+        task.record.ips.clear();
+    }
+    if let Err(error) = making::keep_sandbox(inner, &task.record).await {
+        tracing::error!(sandbox = id, %error, "keeping a record");
+    }
+    inner.pods.lock().expect(LOCK).insert(&handle);
+    task.publish();
+    task.containers
+        .keys()
+        .for_each(|container| task.publish_container(container));
+    #[expect(clippy::disallowed_methods, reason = "the one task that owns this pod")]
+    drop(tokio::spawn(task.run()));
+}
+
+fn namespaces_live(task: &PodTask) -> bool {
+    let folder = task.engine.paths.namespaces(&task.record.id);
+    let wanted = task.record.spec.namespaces;
+    let pinned = |name: &str| namespaces::is_pinned(&folder.join(name));
+    (wanted.network == NamespaceMode::Node || pinned("net"))
+        && (wanted.ipc == NamespaceMode::Node || pinned("ipc"))
+        && (wanted.pid != PidMode::Pod || pinned("pid"))
+}
+
+fn recover_init(task: &mut PodTask) {
+    if task.record.spec.namespaces.pid != PidMode::Pod {
+        return;
+    }
+    let Ok(launch) = task
+        .engine
+        .launch(&task.record.spec.handler, &task.record.id)
+    else {
+        return;
+    };
+    let shim = making::reconnect(&launch, &task.teller);
+    if shim.is_none() && task.record.phase == SandboxPhase::Ready {
+        task.record.phase = SandboxPhase::NotReady;
+    }
+    let pid = shim.as_ref().and_then(|_| pid_file(&launch.bundle));
+    task.init = Some(Process { launch, shim, pid });
+}
+
+fn pid_file(bundle: &Path) -> Option<i32> {
+    fs::read_to_string(bundle.join(shim_api::PID_FILE))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+async fn recover_container(task: &mut PodTask, mut record: ContainerRecord) {
+    let id = record.id.clone();
+    let Ok(launch) = task.engine.launch(&task.record.spec.handler, &id) else {
+        tracing::error!(
+            container = id,
+            "its runtime handler is not configured any more"
+        );
+        return;
+    };
+    if !record.made {
+        if let Err(error) = teardown::unfinished(&task.engine, &record, &launch).await {
+            tracing::error!(container = id, %error, "undoing a container");
+        }
+        return;
+    }
+    let mut process = Process {
+        launch,
+        shim: None,
+        pid: None,
+    };
+    if record.exit.is_none() {
+        take_up(task, &mut record, &mut process).await;
+    }
+    task.containers.insert(
+        id.clone(),
+        OwnedContainer {
+            record,
+            process,
+            stopping: None,
+        },
+    );
+}
+
+/// Finds out how a container is that had not ended when the daemon did.
+async fn take_up(task: &PodTask, record: &mut ContainerRecord, process: &mut Process) {
+    process.shim = making::reconnect(&process.launch, &task.teller);
+    if let Some(shim) = &process.shim {
+        if let Ok((reply::Result::State(state), _)) =
+            shim.call(request::Call::State(State {}), &[]).await
+        {
+            process.pid = Some(state.pid).filter(|pid| *pid > 0);
+            if record.started_at == 0 && state.phase() != state_reply::Phase::Created {
+                record.started_at = now();
+            }
+        }
+        task.engine
+            .shims
+            .lock()
+            .expect(LOCK)
+            .insert(record.id.clone(), Arc::clone(shim));
+    }
+    // With a shim its end follows as news; without one the exit record must lie there.
+    if process.shim.is_none() {
+        drop(task.teller.send(crate::shim::News::Gone(record.id.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_locked_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = lock(&path).unwrap();
+        assert!(held.is_some());
+        assert!(lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(lock(&path).unwrap().is_some());
+    }
+}

@@ -1,0 +1,355 @@
+//! Records of sandboxes and containers on disk: one JSON file each, replaced by rename.
+//!
+//! No fsync: a power cut may lose the newest records, and with them nothing that still lives; what
+//! they had reserved is found by its folder, its cgroup or its network attachment and freed. A
+//! record that cannot be read counts as lost, not as an error.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use pod::lifecycle::SandboxPhase;
+use pod::{ContainerSpec, SandboxSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::view::Exit;
+
+/// Version of the records; a reader of a later version still reads this one.
+const VERSION: u32 = 1;
+
+/// A sandbox on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SandboxRecord {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) spec: SandboxSpec,
+    pub(crate) phase: SandboxPhase,
+    pub(crate) created_at: i64,
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) cni_result: String,
+}
+
+impl SandboxRecord {
+    pub(crate) fn reserved(id: String, spec: SandboxSpec, created_at: i64) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            spec,
+            phase: SandboxPhase::Reserved,
+            created_at,
+            ips: Vec::new(),
+            cni_result: String::new(),
+        }
+    }
+}
+
+/// A container on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) sandbox_id: String,
+    pub(crate) spec: ContainerSpec,
+    /// False until the container could be handed out: what is found so after a crash is undone.
+    pub(crate) made: bool,
+    pub(crate) image_id: String,
+    pub(crate) image_name: String,
+    pub(crate) image_ref: String,
+    pub(crate) created_at: i64,
+    pub(crate) started_at: i64,
+    pub(crate) exit: Option<Exit>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) supplemental_groups: Vec<u32>,
+    pub(crate) stop_signal: i32,
+    pub(crate) stop_signal_name: String,
+    pub(crate) cgroup: String,
+}
+
+impl ContainerRecord {
+    pub(crate) fn reserved(
+        id: String,
+        sandbox_id: String,
+        spec: ContainerSpec,
+        created_at: i64,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            sandbox_id,
+            spec,
+            made: false,
+            image_id: String::new(),
+            image_name: String::new(),
+            image_ref: String::new(),
+            created_at,
+            started_at: 0,
+            exit: None,
+            uid: 0,
+            gid: 0,
+            supplemental_groups: Vec::new(),
+            stop_signal: 0,
+            stop_signal_name: String::new(),
+            cgroup: String::new(),
+        }
+    }
+}
+
+/// Where everything lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    root: PathBuf,
+    state: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn new(root: &Path, state: &Path) -> Self {
+        Self {
+            root: root.into(),
+            state: state.into(),
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Folder with a folder for each sandbox's records.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    fn sandbox_records(&self, sandbox: &str) -> PathBuf {
+        self.records().join(sandbox)
+    }
+
+    fn sandbox_record(&self, sandbox: &str) -> PathBuf {
+        self.sandbox_records(sandbox).join("pod.json")
+    }
+
+    fn container_record(&self, sandbox: &str, container: &str) -> PathBuf {
+        self.sandbox_records(sandbox)
+            .join(format!("{container}.json"))
+    }
+
+    /// Folder with a folder for each sandbox that lives.
+    pub(crate) fn sandboxes(&self) -> PathBuf {
+        self.state.join("pods")
+    }
+
+    pub(crate) fn sandbox(&self, sandbox: &str) -> PathBuf {
+        self.sandboxes().join(sandbox)
+    }
+
+    pub(crate) fn namespaces(&self, sandbox: &str) -> PathBuf {
+        self.sandbox(sandbox).join("ns")
+    }
+
+    pub(crate) fn shm(&self, sandbox: &str) -> PathBuf {
+        self.sandbox(sandbox).join("shm")
+    }
+
+    /// Folder with the bundles.
+    pub(crate) fn bundles(&self) -> PathBuf {
+        self.state.join("containers")
+    }
+
+    pub(crate) fn bundle(&self, container: &str) -> PathBuf {
+        self.bundles().join(container)
+    }
+
+    /// Where an OCI runtime keeps its own state.
+    pub(crate) fn runtime_root(&self, handler: &str) -> PathBuf {
+        self.state.join("runtimes").join(handler)
+    }
+
+    pub(crate) fn boot_id(&self) -> PathBuf {
+        self.root.join("boot_id")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// What plans are told of a sandbox's paths.
+    pub(crate) fn for_plan(&self, sandbox: &str, init_program: &Path) -> pod::plan::SandboxPaths {
+        let folder = self.sandbox(sandbox);
+        pod::plan::SandboxPaths {
+            namespaces: self.namespaces(sandbox),
+            shm: self.shm(sandbox),
+            hostname: folder.join("hostname"),
+            hosts: folder.join("hosts"),
+            resolv_conf: folder.join("resolv.conf"),
+            init_program: init_program.into(),
+        }
+    }
+}
+
+/// A sandbox and its containers, as found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) sandbox: SandboxRecord,
+    pub(crate) containers: Vec<ContainerRecord>,
+}
+
+/// What lies on disk after an earlier run.
+#[derive(Debug, Default)]
+pub(crate) struct Inventory {
+    pub(crate) found: Vec<Found>,
+    /// Ids of sandboxes whose record is missing or cannot be read, with the reason.
+    pub(crate) damaged: Vec<(String, String)>,
+}
+
+pub(crate) fn put_sandbox(paths: &Paths, record: &SandboxRecord) -> io::Result<()> {
+    fs::create_dir_all(paths.sandbox_records(&record.id))?;
+    replace(&paths.sandbox_record(&record.id), record)
+}
+
+pub(crate) fn put_container(paths: &Paths, record: &ContainerRecord) -> io::Result<()> {
+    replace(
+        &paths.container_record(&record.sandbox_id, &record.id),
+        record,
+    )
+}
+
+pub(crate) fn remove_container(paths: &Paths, sandbox: &str, container: &str) -> io::Result<()> {
+    gone_is_fine(fs::remove_file(paths.container_record(sandbox, container)))
+}
+
+pub(crate) fn remove_sandbox(paths: &Paths, sandbox: &str) -> io::Result<()> {
+    gone_is_fine(fs::remove_dir_all(paths.sandbox_records(sandbox)))
+}
+
+/// Reads all records. Temporary files of a killed writer are passed over.
+pub(crate) fn load(paths: &Paths) -> io::Result<Inventory> {
+    let mut inventory = Inventory::default();
+    for id in names(&paths.records())? {
+        match load_one(paths, &id) {
+            Ok(found) => inventory.found.push(found),
+            Err(error) => inventory.damaged.push((id, error.to_string())),
+        }
+    }
+    Ok(inventory)
+}
+
+fn load_one(paths: &Paths, id: &str) -> io::Result<Found> {
+    let sandbox = read(&paths.sandbox_record(id))?;
+    let mut containers = Vec::new();
+    for name in names(&paths.sandbox_records(id))? {
+        let Some(container) = name.strip_suffix(".json").filter(|name| *name != "pod") else {
+            continue;
+        };
+        match read(&paths.container_record(id, container)) {
+            Ok(record) => containers.push(record),
+            // Lost with its content: its bundle, if any, is found as an orphan.
+            Err(error) => {
+                tracing::warn!(container, %error, "a container's record cannot be read");
+                fs::remove_file(paths.container_record(id, container))?;
+            }
+        }
+    }
+    Ok(Found {
+        sandbox,
+        containers,
+    })
+}
+
+/// Names in a folder; none if it does not exist.
+pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .filter(|name| !matches!(name, Ok(name) if name.starts_with('.')))
+        .collect()
+}
+
+fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+fn replace<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    replace_bytes(path, &serde_json::to_vec(value)?)
+}
+
+/// Writes a file beside `path` and renames it over it: readers see the old or the new one.
+pub(crate) fn replace_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!(".{name}.new"));
+    fs::write(&fresh, bytes)?;
+    fs::rename(&fresh, path)
+}
+
+/// Turns "does not exist" into success.
+pub(crate) fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(folder: &tempfile::TempDir) -> Paths {
+        Paths::new(&folder.path().join("root"), &folder.path().join("state"))
+    }
+
+    fn spec(name: &str) -> SandboxSpec {
+        SandboxSpec {
+            name: name.into(),
+            ..SandboxSpec::default()
+        }
+    }
+
+    #[test]
+    fn what_was_put_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(&folder);
+        put_sandbox(
+            &paths,
+            &SandboxRecord::reserved("s1".into(), spec("web"), 7),
+        )
+        .unwrap();
+        let container =
+            ContainerRecord::reserved("c1".into(), "s1".into(), ContainerSpec::default(), 8);
+        put_container(&paths, &container).unwrap();
+        let inventory = load(&paths).unwrap();
+        assert_eq!(inventory.found.len(), 1);
+        assert_eq!(inventory.found[0].sandbox.spec.name, "web");
+        assert_eq!(inventory.found[0].containers[0].id, "c1");
+        assert!(inventory.damaged.is_empty());
+    }
+
+    #[test]
+    fn a_torn_record_is_reported_not_fatal() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(&folder);
+        put_sandbox(
+            &paths,
+            &SandboxRecord::reserved("s1".into(), spec("web"), 7),
+        )
+        .unwrap();
+        fs::write(paths.sandbox_record("s1"), b"").unwrap();
+        let inventory = load(&paths).unwrap();
+        assert!(inventory.found.is_empty());
+        assert_eq!(inventory.damaged[0].0, "s1");
+    }
+
+    #[test]
+    fn removal_accepts_already_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(&folder);
+        remove_sandbox(&paths, "never").unwrap();
+        remove_container(&paths, "never", "was").unwrap();
+        assert!(load(&paths).unwrap().found.is_empty());
+    }
+}

@@ -1,0 +1,199 @@
+//! The published picture: immutable values behind a lock that is held for a lookup only.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use pod::lifecycle::{ContainerPhase, SandboxPhase};
+use pod::{ContainerSpec, SandboxSpec};
+
+use crate::error::Error;
+
+/// A sandbox as it was when it was looked up.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// What was asked for.
+    pub spec: Arc<SandboxSpec>,
+    /// Where it is in its life.
+    pub phase: SandboxPhase,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+    /// Its addresses, the main one first; none with the host's network, none once stopped.
+    pub ips: Vec<IpAddr>,
+    /// CNI's result as JSON, where CNI made the network.
+    pub cni_result: String,
+    /// Folder with its pinned namespaces.
+    pub namespaces: PathBuf,
+    /// Pid of the built-in init, where process ids are shared.
+    pub init_pid: Option<i32>,
+}
+
+/// A container as it was when it was looked up.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Id of its sandbox.
+    pub sandbox_id: String,
+    /// What was asked for.
+    pub spec: Arc<ContainerSpec>,
+    /// Where it is in its life.
+    pub phase: ContainerPhase,
+    /// Id of its image.
+    pub image_id: String,
+    /// First tag of its image when it was made, else what was asked for.
+    pub image_name: String,
+    /// First digest name of its image when it was made, else the id.
+    pub image_ref: String,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+    /// Nanoseconds since the epoch; 0: never.
+    pub started_at: i64,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// Pid of its init, while it lives.
+    pub pid: Option<i32>,
+    /// Its log file.
+    pub log_path: Option<PathBuf>,
+    /// User id that its process got.
+    pub uid: u32,
+    /// Group id that it got.
+    pub gid: u32,
+    /// Its other groups.
+    pub supplemental_groups: Vec<u32>,
+    /// Name of the signal that asks it to stop.
+    pub stop_signal: String,
+    /// Its control group, as in the OCI specification.
+    pub cgroup: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Exit {
+    /// 0 to 255; 128 + N where signal N ended it.
+    pub code: i32,
+    /// Nanoseconds since the epoch.
+    pub finished_at: i64,
+    /// One word: `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`.
+    pub reason: String,
+    /// What is worth telling; often empty.
+    pub message: String,
+}
+
+/// Everything published.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    pods: RwLock<BTreeMap<String, Arc<Sandbox>>>,
+    containers: RwLock<BTreeMap<String, Arc<Container>>>,
+}
+
+const LOCK: &str = "no thread panics while it holds this lock";
+
+impl View {
+    pub(crate) fn put_sandbox(&self, sandbox: Sandbox) {
+        self.pods
+            .write()
+            .expect(LOCK)
+            .insert(sandbox.id.clone(), Arc::new(sandbox));
+    }
+
+    pub(crate) fn put_container(&self, container: Container) {
+        self.containers
+            .write()
+            .expect(LOCK)
+            .insert(container.id.clone(), Arc::new(container));
+    }
+
+    pub(crate) fn drop_sandbox(&self, id: &str) {
+        self.pods.write().expect(LOCK).remove(id);
+    }
+
+    pub(crate) fn drop_container(&self, id: &str) {
+        self.containers.write().expect(LOCK).remove(id);
+    }
+
+    pub(crate) fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        self.pods.read().expect(LOCK).values().cloned().collect()
+    }
+
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        self.containers
+            .read()
+            .expect(LOCK)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
+        by_prefix(&self.pods.read().expect(LOCK), id, "sandbox")
+    }
+
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
+        by_prefix(&self.containers.read().expect(LOCK), id, "container")
+    }
+}
+
+/// The one value whose key is `id` or begins with it.
+fn by_prefix<T>(
+    map: &BTreeMap<String, Arc<T>>,
+    id: &str,
+    kind: &'static str,
+) -> Result<Arc<T>, Error> {
+    if id.is_empty() {
+        return Err(Error::Invalid(format!("{kind} id is empty")));
+    }
+    let mut fits = map
+        .range(id.to_owned()..)
+        .take_while(|(key, _)| key.starts_with(id));
+    let Some((key, value)) = fits.next() else {
+        return Err(Error::NotFound {
+            kind,
+            id: id.into(),
+        });
+    };
+    if key == id {
+        return Ok(Arc::clone(value));
+    }
+    match fits.count() {
+        0 => Ok(Arc::clone(value)),
+        more => Err(Error::Ambiguous {
+            kind,
+            id: id.into(),
+            count: more + 1,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(keys: &[&str], id: &str, expect: Result<&str, &str>) {
+        let map: BTreeMap<String, Arc<String>> = keys
+            .iter()
+            .map(|key| ((*key).to_owned(), Arc::new((*key).to_owned())))
+            .collect();
+        match (by_prefix(&map, id, "thing"), expect) {
+            (Ok(found), Ok(expect)) => assert_eq!(*found, expect),
+            (Err(error), Err(expect)) => assert_eq!(error.to_string(), expect),
+            (found, expect) => panic!("{found:?} instead of {expect:?}"),
+        }
+    }
+
+    #[test]
+    fn short_ids() {
+        let keys = ["aaa", "aab", "abc"];
+        check(&keys, "aaa", Ok("aaa"));
+        check(&keys, "ab", Ok("abc"));
+        check(&keys, "aa", Err("thing id \"aa\" is ambiguous: it fits 2"));
+        check(&keys, "b", Err("thing \"b\" not found"));
+        check(&keys, "", Err("thing id is empty"));
+        check(&["ab", "abc"], "ab", Ok("ab"));
+    }
+}
