@@ -352,3 +352,192 @@ pub(crate) fn attach(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(json: &str) -> Result<Vec<Rule>, Error> {
+        let rules: Vec<LinuxDeviceCgroup> = serde_json::from_str(json).unwrap();
+        rules.iter().map(Rule::parse).collect()
+    }
+
+    /// One request for access to a device.
+    #[derive(Debug, Clone, Copy)]
+    struct Request {
+        kind: Kind,
+        major: u32,
+        minor: u32,
+        access: u8,
+    }
+
+    /// For each access asked for, the last rule that speaks of it decides.
+    fn model(rules: &[Rule], request: Request) -> bool {
+        let about = |rule: &Rule, bit: u8| {
+            rule.access & bit != 0
+                && rule.kind.is_none_or(|kind| kind == request.kind)
+                && rule.major.is_none_or(|major| major == request.major)
+                && rule.minor.is_none_or(|minor| minor == request.minor)
+        };
+        let bits = [MKNOD, READ, WRITE]
+            .into_iter()
+            .filter(|bit| request.access & bit != 0);
+        bits.map(|bit| rules.iter().rev().find(|rule| about(rule, bit)))
+            .all(|rule| rule.is_some_and(|rule| rule.allow))
+    }
+
+    /// The program, run by another implementation than the kernel's.
+    fn run(rules: &[Rule], request: Request) -> bool {
+        let kind = match request.kind {
+            Kind::Block => 1,
+            Kind::Char => 2,
+        };
+        let code: Vec<u8> = program(rules)
+            .into_iter()
+            .flat_map(Instruction::to_bytes)
+            .collect();
+        let words = [
+            u32::from(request.access) << 16 | kind,
+            request.major,
+            request.minor,
+        ];
+        let mut context: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        rbpf::EbpfVmRaw::new(Some(&code))
+            .unwrap()
+            .execute_program(&mut context)
+            .unwrap()
+            == 1
+    }
+
+    /// What the kernel makes of v1's lists, for a single access.
+    fn listed(lists: &Lists, request: Request) -> bool {
+        let kind = if request.kind == Kind::Char { "c" } else { "b" };
+        let about = |line: &String| {
+            let parts: Vec<&str> = line.split([' ', ':']).collect();
+            let fits = |text: &str, number: u32| text == "*" || text == number.to_string();
+            parts[0] == kind
+                && fits(parts[1], request.major)
+                && fits(parts[2], request.minor)
+                && access_bits(parts[3]).unwrap() & request.access != 0
+        };
+        lists.allow != lists.exceptions.iter().any(about)
+    }
+
+    #[test]
+    fn without_rules_only_the_defaults() {
+        let rules = rules(&[]).unwrap();
+        let char = |major, minor, access| Request {
+            kind: Kind::Char,
+            major,
+            minor,
+            access,
+        };
+        for (request, expect) in [
+            (char(1, 3, READ | WRITE), true),
+            (char(136, 9, READ | WRITE), true),
+            (char(1, 11, READ), false),
+            (char(1, 11, MKNOD), true),
+            (char(1, 11, MKNOD | READ), false),
+            (
+                Request {
+                    kind: Kind::Block,
+                    major: 8,
+                    minor: 0,
+                    access: READ,
+                },
+                false,
+            ),
+        ] {
+            assert_eq!(model(&rules, request), expect, "{request:?}");
+            assert_eq!(run(&rules, request), expect, "{request:?}");
+        }
+        let lists = lists(&rules).unwrap();
+        assert!(!lists.allow);
+        assert!(
+            lists.exceptions.contains(&"c 136:* rwm".to_owned()),
+            "{lists:?}"
+        );
+        assert_eq!(default_device_rules().len(), DEFAULTS.len());
+    }
+
+    #[test]
+    fn a_privileged_container_has_no_exceptions() {
+        let spec: Vec<LinuxDeviceCgroup> =
+            serde_json::from_str(r#"[{"allow":true,"access":"rwm"}]"#).unwrap();
+        let lists = lists(&rules(&spec).unwrap()).unwrap();
+        assert_eq!(
+            lists,
+            Lists {
+                allow: true,
+                exceptions: vec![]
+            }
+        );
+    }
+
+    #[test]
+    fn holes_cannot_be_listed() {
+        let rules = parse(
+            r#"[{"allow":true,"type":"c","major":1,"access":"rw"},
+                {"allow":false,"type":"c","major":1,"minor":3,"access":"w"}]"#,
+        );
+        assert!(matches!(lists(&rules.unwrap()), Err(Error::Device { .. })));
+    }
+
+    #[test]
+    fn bad_rules_are_refused() {
+        for json in [
+            r#"[{"allow":true,"type":"p","access":"rw"}]"#,
+            r#"[{"allow":true,"type":"c","major":4294967296,"access":"rw"}]"#,
+            r#"[{"allow":true,"type":"c","major":-2,"access":"rw"}]"#,
+            r#"[{"allow":true,"type":"c","access":"rx"}]"#,
+        ] {
+            assert!(matches!(parse(json), Err(Error::Device { .. })), "{json}");
+        }
+    }
+
+    fn any_kind() -> impl Strategy<Value = Kind> {
+        prop::sample::select(vec![Kind::Char, Kind::Block])
+    }
+
+    fn any_rule() -> impl Strategy<Value = Rule> {
+        let number = || prop::option::of(0..3_u32);
+        let part = (any::<bool>(), any_kind(), number(), number(), 1..=ALL).prop_map(
+            |(allow, kind, major, minor, access)| Rule {
+                allow,
+                kind: Some(kind),
+                major,
+                minor,
+                access,
+            },
+        );
+        let all = any::<bool>().prop_map(|allow| Rule {
+            allow,
+            kind: None,
+            major: None,
+            minor: None,
+            access: ALL,
+        });
+        prop_oneof![8 => part, 1 => all]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn program_and_lists_say_what_the_rules_say(
+            rules in prop::collection::vec(any_rule(), 0..8),
+            (kind, major, minor, access) in (any_kind(), 0..3_u32, 0..3_u32, 1..=ALL),
+        ) {
+            let request = Request { kind, major, minor, access };
+            prop_assert_eq!(run(&rules, request), model(&rules, request));
+            if let Ok(lists) = lists(&rules) {
+                for access in [MKNOD, READ, WRITE] {
+                    let request = Request { access, ..request };
+                    prop_assert_eq!(listed(&lists, request), model(&rules, request), "{:?}", lists);
+                }
+            }
+        }
+    }
+}
