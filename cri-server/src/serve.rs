@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use engine::Engine;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -38,14 +38,19 @@ const MAX_PENDING_RESETS: usize = 1024;
 
 /// Whether and why the daemon stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+enum Stop {
     /// Not yet.
     No,
+    /// A reset is under way: CRI is not served any more, the operator waits for the end.
+    Resetting,
+    /// A reset has ended, well or not.
+    Reset,
     /// A signal says so.
     Signal,
-    /// Everything was removed at the operator's wish.
-    Reset,
 }
+
+/// A wish for a reset, with where to send its result.
+pub(crate) type ResetWish = oneshot::Sender<Result<(), engine::Error>>;
 
 /// Serves until SIGTERM, SIGINT or a reset.
 ///
@@ -82,19 +87,22 @@ pub(crate) fn check_user() -> Result<()> {
 /// Serves CRI and the operator until told to stop; says why it stopped.
 async fn serve_both(engine: &Arc<Engine>, cri: Bound, operator: Bound) -> Result<Stop> {
     let (stop, stopped) = watch::channel(Stop::No);
+    let (drained, is_drained) = watch::channel(false);
+    let (wish, wishes) = mpsc::channel(1);
     let terminated = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
     let interrupted = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
-    let operator_routes = control::service::routes(engine, stop.clone());
-    let served = async {
-        tokio::try_join!(
-            serve_one(rpc::routes(engine), cri, stopped.clone()),
-            serve_one(operator_routes, operator, stopped.clone()),
-        )
+    let operator_routes = control::service::routes(engine, wish);
+    let cri = async {
+        let served = serve_one(rpc::routes(engine), cri, until(stopped.clone(), begun)).await;
+        drained.send_replace(true);
+        served
     };
+    let operator = serve_one(operator_routes, operator, until(stopped.clone(), ended));
     tokio::select! {
-        result = served => { result?; }
+        result = async { tokio::try_join!(cri, operator) } => { result?; }
         () = overdue(stopped.clone()) => tracing::warn!("requests still under way are cut off"),
-        never = stop_on_signal(terminated, interrupted, stop) => match never {},
+        never = reset_when_asked(engine, wishes, is_drained, &stop) => match never {},
+        never = stop_on_signal(terminated, interrupted, &stop) => match never {},
     }
     let why = *stopped.borrow();
     Ok(why)
@@ -103,7 +111,7 @@ async fn serve_both(engine: &Arc<Engine>, cri: Bound, operator: Bound) -> Result
 async fn serve_one(
     routes: Routes,
     mut bound: Bound,
-    mut stopped: watch::Receiver<Stop>,
+    stopped: impl Future<Output = ()>,
 ) -> Result<()> {
     let listener = bound.take().context("a socket is served once")?;
     Server::builder()
@@ -112,32 +120,69 @@ async fn serve_one(
         .max_frame_size(MAX_FRAME)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop_said(&mut stopped))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped)
         .await
         .context("serving a socket")
 }
 
-/// Ends when a stop is asked for (or nobody is left who could).
-async fn stop_said(stopped: &mut watch::Receiver<Stop>) {
+/// CRI ends as soon as a stop or a reset begins.
+fn begun(stop: Stop) -> bool {
+    stop != Stop::No
+}
+
+/// The operator's socket is served until a reset has ended.
+fn ended(stop: Stop) -> bool {
+    matches!(stop, Stop::Reset | Stop::Signal)
+}
+
+/// Ends when the stop is as far as `far_enough` says (or nobody is left who could stop).
+async fn until(mut stopped: watch::Receiver<Stop>, far_enough: fn(Stop) -> bool) {
     drop(
         stopped
-            .wait_for(|stop| *stop != Stop::No)
+            .wait_for(|stop| far_enough(*stop))
             .await
             .map(|stop| *stop),
     );
 }
 
 /// Ends when a stop was asked for and its time is over.
-async fn overdue(mut stopped: watch::Receiver<Stop>) {
-    stop_said(&mut stopped).await;
+async fn overdue(stopped: watch::Receiver<Stop>) {
+    until(stopped, ended).await;
     tokio::time::sleep(STOP_GRACE).await;
+}
+
+/// Resets when the operator asks, whether or not he stays to hear of it. Whoever speaks CRI is shut
+/// out first, or a kubelet would make anew what is being removed. The daemon ends afterwards, also
+/// if something would not go: the next start takes up what is left, or the next reset.
+async fn reset_when_asked(
+    engine: &Engine,
+    mut wishes: mpsc::Receiver<ResetWish>,
+    mut drained: watch::Receiver<bool>,
+    stop: &watch::Sender<Stop>,
+) -> Infallible {
+    let Some(reply) = wishes.recv().await else {
+        return std::future::pending().await;
+    };
+    // One is enough: whoever else wishes is told so.
+    drop(wishes);
+    tracing::info!("reset: everything gets stopped and removed");
+    stop.send_replace(Stop::Resetting);
+    if tokio::time::timeout(STOP_GRACE, drained.wait_for(|drained| *drained))
+        .await
+        .is_err()
+    {
+        tracing::warn!("clients of CRI still wait; the reset goes on");
+    }
+    drop(reply.send(engine.reset().await));
+    stop.send_replace(Stop::Reset);
+    std::future::pending().await
 }
 
 /// Asks for a stop at each signal, for ever.
 async fn stop_on_signal(
     mut terminated: Signal,
     mut interrupted: Signal,
-    stop: watch::Sender<Stop>,
+    stop: &watch::Sender<Stop>,
 ) -> Infallible {
     loop {
         tokio::select! {

@@ -10,24 +10,22 @@ use control_api::{
     ResetResponse,
 };
 use engine::{Engine, Error};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::rpc::status;
-use crate::serve::Stop;
+use crate::serve::ResetWish;
 
-/// The operator's service, ready to be served; it may end the daemon by `stop`.
-pub(crate) fn routes(engine: &Arc<Engine>, stop: watch::Sender<Stop>) -> Routes {
-    Routes::new(ControlServer::new(Operator {
-        engine: Arc::clone(engine),
-        stop,
-    }))
+/// The operator's service, ready to be served; it hands a wish for a reset to `reset`.
+pub(crate) fn routes(engine: &Arc<Engine>, reset: mpsc::Sender<ResetWish>) -> Routes {
+    let engine = Arc::clone(engine);
+    Routes::new(ControlServer::new(Operator { engine, reset }))
 }
 
 struct Operator {
     engine: Arc<Engine>,
-    stop: watch::Sender<Stop>,
+    reset: mpsc::Sender<ResetWish>,
 }
 
 #[tonic::async_trait]
@@ -86,12 +84,11 @@ impl Control for Operator {
     }
 
     async fn reset(&self, _: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
-        tracing::info!("reset: everything gets stopped and removed");
-        let reset = self.engine.reset().await;
-        if reset.is_ok() {
-            self.stop.send_replace(Stop::Reset);
-        }
-        status::answer("reset", reset.map(|()| ResetResponse {}))
+        let (wish, result) = oneshot::channel();
+        let unavailable = || Status::unavailable("a reset is under way already");
+        self.reset.try_send(wish).map_err(|_second| unavailable())?;
+        let result = result.await.map_err(|_dropped| unavailable())?;
+        status::answer("reset", result.map(|()| ResetResponse {}))
     }
 }
 
