@@ -228,7 +228,8 @@ impl Network {
 
     /// Gives the namespace its network: loopback up, an interface, addresses, routes, host ports.
     /// What it needs for its undoing lies on disk before the first effect; on failure all is
-    /// undone. What an earlier attempt for the same id left is undone first.
+    /// undone. What an earlier attempt for the same id left is undone first. To be awaited to its
+    /// end, and never beside another call for the same id: the kernel's part runs on if it is not.
     ///
     /// # Errors
     ///
@@ -324,24 +325,36 @@ impl Network {
         }
     }
 
-    /// Removes every link, rule and file of ours.
+    /// Removes every link, rule and file of ours. What plugins refuse to take back stays recorded,
+    /// and all else goes.
     ///
     /// # Errors
     ///
-    /// See [`Error`].
+    /// See [`Error`]; may be called again.
     pub async fn reset(&self) -> Result<(), Error> {
         let mut ids = self.records.ids();
         ids.extend(self.records.unreadable());
+        let mut outcome = Ok(());
         for id in ids {
-            self.detach(&id).await?;
+            outcome = outcome.and(self.detach(&id).await);
         }
         let (builtin, root) = (Arc::clone(&self.builtin), self.root.clone());
+        blocking(move || builtin.reset()).await.and(outcome)?;
         blocking(move || {
-            builtin.reset()?;
-            builtin::remove_folder(&root.join("addresses"))?;
-            builtin::remove_folder(&root.join("attachments"))
+            remove_folder(&root.join("addresses"))?;
+            remove_folder(&root.join("attachments"))
         })
         .await
+    }
+}
+
+/// Removes a folder that nothing needs any more; gone already is no error.
+fn remove_folder(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed(format!("removing {}", path.display()))(error))
+        }
+        _ => Ok(()),
     }
 }
 

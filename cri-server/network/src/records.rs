@@ -5,6 +5,7 @@
 //! plugin.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -183,7 +184,10 @@ impl Records {
 
 /// Writes a file by rename beside itself.
 pub(crate) fn write_file(path: &Path, bytes: &[u8], durable: bool) -> Result<(), Error> {
-    let staging = path.with_extension("new");
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    let staging = path.with_file_name(name);
     let write = || {
         let mut file = File::create(&staging)?;
         file.write_all(bytes)?;

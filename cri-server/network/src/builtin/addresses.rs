@@ -36,7 +36,11 @@ impl Addresses {
             next: AtomicU32::new(0),
         };
         let newest = addresses.newest().map_err(failed(&what))?;
-        let next = newest.map_or(0, |ip| u32::from(ip).wrapping_sub(addresses.first()) + 1);
+        let next = newest.map_or(0, |ip| {
+            u32::from(ip)
+                .wrapping_sub(addresses.first())
+                .wrapping_add(1)
+        });
         addresses.next.store(next, Ordering::Relaxed);
         Ok(addresses)
     }

@@ -89,7 +89,8 @@ impl Bridge {
         Ok(link.index)
     }
 
-    fn is_ours(&self, link: &Link) -> bool {
+    /// Whether the link is a bridge of this daemon, of whatever name.
+    pub(crate) fn is_ours(&self, link: &Link) -> bool {
         link.kind == "bridge"
             && (link.alias == self.mark || (link.alias.is_empty() && link.mac == self.mac))
     }

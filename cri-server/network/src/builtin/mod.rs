@@ -171,12 +171,17 @@ impl Builtin {
 
     /// Undoes an attachment, from its record if there is one, else from its id alone.
     pub(crate) fn detach(&self, id: &str) -> Result<(), Error> {
-        let record = self.records.leave(id);
-        let ports = record.map(|record| record.ports).unwrap_or_default();
+        let (ports, link) = match self.records.leave(id) {
+            Some(Record {
+                ports,
+                via: Via::Builtin { link },
+                ..
+            }) => (ports, link),
+            _ => (vec![], bridge::veth_name(&self.bridge.mark, id)),
+        };
         if !ports.is_empty() {
             self.withdraw_rules()?;
         }
-        let link = bridge::veth_name(&self.bridge.mark, id);
         route::delete_link(&mut route_socket()?, &link)
             .map_err(failed(format!("removing link {link} of sandbox {id}")))?;
         forget_udp(&ports)?;
@@ -256,12 +261,9 @@ impl Builtin {
         let what = || format!("removing the links of bridge {}", self.bridge.name);
         let of_a_pod = format!("{} ", self.bridge.mark);
         for link in route::links(host).map_err(failed(what()))? {
-            if link.alias.starts_with(&of_a_pod) {
+            if link.alias.starts_with(&of_a_pod) || self.bridge.is_ours(&link) {
                 route::delete_link(host, &link.name).map_err(failed(what()))?;
             }
-        }
-        if let Ok(Some(link)) = self.bridge.find(host) {
-            route::delete_link(host, &link.name).map_err(failed(what()))?;
         }
         let left = route::links(host).map_err(failed(what()))?;
         self.forwarding.restore(&left)
@@ -330,16 +332,6 @@ impl Builtin {
         let mut staying = self.records.staying();
         staying.retain(|record| matches!(record.via, Via::Builtin { .. }));
         staying
-    }
-}
-
-/// Removes the folder of addresses, which is empty.
-pub(crate) fn remove_folder(path: &std::path::Path) -> Result<(), Error> {
-    match std::fs::remove_dir(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed(format!("removing {}", path.display()))(error))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -183,6 +183,20 @@ lab_test!(a_failed_delete_asks_all_and_may_be_tried_again, lab, {
     assert!(calls(&lab).is_empty());
 });
 
+lab_test!(a_reset_keeps_what_plugins_refuse_to_take_back, lab, {
+    let network = network(&lab, Mode::Auto);
+    network.attach(&lab.pod("old")).await.unwrap();
+    write(&lab, "net.d/10-net.conflist", LIST);
+    network.attach(&lab.pod("a")).await.unwrap();
+    write(&lab, "notes/fail-DEL-first", "");
+    network.reset().await.unwrap_err();
+    assert_eq!(lab.names("root/attachments"), ["a.json"]);
+    assert_eq!(links(), Vec::<String>::new());
+    std::fs::remove_file(lab.folder.join("notes/fail-DEL-first")).unwrap();
+    network.reset().await.unwrap();
+    assert_eq!(lab.names("root"), Vec::<String>::new());
+});
+
 lab_test!(an_intent_without_result_is_deleted_too, lab, {
     let network = network(&lab, Mode::Cni);
     write(&lab, "net.d/10-net.conflist", LIST);
