@@ -26,10 +26,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use builtin::Builtin;
 use cni::{Cni, NetworkList, Scan};
-use records::{Record, Records, Via, check_id};
+use records::{Records, Via, check_id};
+
+/// How long plugins may take at start, all together.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// How many sandboxes plugins are asked to release at once at start.
+const REPLAYS_AT_ONCE: usize = 8;
 
 /// Which network new pods get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -277,11 +283,7 @@ impl Network {
     /// See [`Error`]; may be called again.
     pub async fn detach(&self, id: &str) -> Result<(), Error> {
         check_id(id)?;
-        if let Some(Record {
-            via: Via::Cni { .. },
-            ..
-        }) = self.records.find(id)
-        {
+        if self.is_of_plugins(id) {
             return self.cni.detach(id).await;
         }
         let (builtin, id) = (Arc::clone(&self.builtin), id.to_owned());
@@ -309,20 +311,53 @@ impl Network {
     /// Told once at start: the sandboxes that keep their network. All others are detached; rules
     /// and links of those that stay are checked and mended. `rebooted` says that the kernel forgot
     /// everything since.
+    ///
+    /// Plugins get a limited time in all: those that wait for a pod which waits for us must not
+    /// keep us from starting. What they did not take back stays recorded, for
+    /// [`Network::detach`] or the next start.
     pub async fn reconcile(&self, live: &HashSet<String>, rebooted: bool) {
-        let dead = |id: &String| rebooted || !live.contains(id);
         let mut ids = self.records.ids();
         ids.extend(self.records.unreadable());
-        for id in ids.into_iter().filter(dead) {
-            if let Err(error) = self.detach(&id).await {
-                tracing::warn!(id, %error, "releasing the network of a sandbox that is gone");
-            }
+        ids.retain(|id| rebooted || !live.contains(id));
+        let (by_plugins, by_bridge): (Vec<_>, Vec<_>) =
+            ids.into_iter().partition(|id| self.is_of_plugins(id));
+        for id in by_bridge {
+            released(&id, self.detach(&id).await);
         }
         let builtin = Arc::clone(&self.builtin);
         let mended = blocking(move || builtin.free_strays().and_then(|()| builtin.mend())).await;
         if let Err(error) = mended {
             tracing::warn!(%error, "mending the built-in network");
         }
+        let count = by_plugins.len();
+        if tokio::time::timeout(START_PATIENCE, self.replay(by_plugins))
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                count,
+                "plugins take long to release sandboxes; some stay recorded"
+            );
+        }
+    }
+
+    /// Asks plugins to take back what they gave to sandboxes that are gone, some at once.
+    async fn replay(&self, ids: Vec<String>) {
+        let mut running = tokio::task::JoinSet::new();
+        for id in ids {
+            if running.len() >= REPLAYS_AT_ONCE {
+                running.join_next().await;
+            }
+            let cni = self.cni.clone();
+            running.spawn(async move { released(&id, cni.detach(&id).await) });
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    fn is_of_plugins(&self, id: &str) -> bool {
+        self.records
+            .find(id)
+            .is_some_and(|record| matches!(record.via, Via::Cni { .. }))
     }
 
     /// Removes every link, rule and file of ours. What plugins refuse to take back stays recorded,
@@ -355,6 +390,13 @@ fn remove_folder(path: &Path) -> Result<(), Error> {
             Err(failed(format!("removing {}", path.display()))(error))
         }
         _ => Ok(()),
+    }
+}
+
+/// Logs what was not released.
+fn released(id: &str, outcome: Result<(), Error>) {
+    if let Err(error) = outcome {
+        tracing::warn!(id, %error, "releasing the network of a sandbox that is gone");
     }
 }
 

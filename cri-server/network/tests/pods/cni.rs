@@ -225,6 +225,23 @@ lab_test!(a_reboot_gives_back_what_plugins_gave, lab, {
     assert!(lab.names("root/attachments").is_empty());
 });
 
+lab_test!(many_sandboxes_that_are_gone_are_all_released, lab, {
+    let network = network(&lab, Mode::Cni);
+    write(&lab, "net.d/10-net.conflist", LIST);
+    for number in 0..20 {
+        network
+            .attach(&lab.pod(&format!("p{number}")))
+            .await
+            .unwrap();
+    }
+    calls(&lab);
+    network
+        .reconcile(&HashSet::from(["p7".to_owned()]), false)
+        .await;
+    assert_eq!(calls(&lab).len(), 38);
+    assert_eq!(lab.names("root/attachments"), ["p7.json"]);
+});
+
 lab_test!(new_pods_use_a_list_as_soon_as_it_appears, lab, {
     let network = network(&lab, Mode::Auto);
     network.status().unwrap();
