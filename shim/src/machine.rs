@@ -1,0 +1,777 @@
+//! What a shim does next: the container and its exec sessions as a plain value.
+//!
+//! Events go in, actions come out. Time, results and numbers come in with the events; nothing here
+//! touches a file, a process or a clock, so that every order of events can be tried in a test.
+//!
+//! ```text
+//!   New -Create-> Creating -> Created -Start-> Starting -> Running
+//!                     |           \                |          |
+//!                     v            \            Condemned     |      init has ended
+//!                  Abandoned        `---------------+--> Ending: sweep, drain, sessions
+//!                     |                                   |
+//!                     `------------- Over <- deleted - Recorded
+//! ```
+
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use shim_api::error::Kind;
+use shim_api::message::Content;
+use shim_api::reply::Result as Answer;
+use shim_api::request::Call;
+use shim_api::state_reply::Phase as Seen;
+use shim_api::{Create, Created, Done, Error, ExitRecord, Exited, StateReply};
+
+use self::session::Sessions;
+use crate::failure::Failure;
+
+/// How long a shim waits for its Create while nobody is connected.
+const UNUSED_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a created container waits for its Start while nobody is connected.
+const UNSTARTED_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long after init's end its streams, clients and exec sessions may take to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Pause between two sweeps of what init left behind.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Most signals under way at a time.
+const MAX_KILLS: usize = 16;
+
+/// Most ended processes remembered until the runtime that made them says which they were.
+const MAX_UNCLAIMED: usize = 256;
+
+/// Exit code of a container that could not be started.
+const START_FAILED: i32 = 128;
+
+/// Exit code of a process whose end nobody saw.
+const UNKNOWN: i32 = 255;
+
+/// The signal that cannot be refused (signal(7)).
+const SIGKILL: i32 = 9;
+
+/// The largest signal number (signal(7)).
+const MAX_SIGNAL: i32 = 64;
+
+/// Who asked, and for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    /// Number of the connection.
+    pub(crate) connection: u32,
+    /// The request's sequence.
+    pub(crate) sequence: u64,
+}
+
+/// The time, twice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// Nanoseconds since the epoch.
+    pub(crate) wall: i64,
+    /// Time since some moment, never going back.
+    pub(crate) monotonic: Duration,
+}
+
+/// A process that the runtime has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// Its pid.
+    pub(crate) pid: i32,
+    /// Whether it is alive, or ended and not reaped.
+    pub(crate) exists: bool,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A daemon has connected.
+    Connected(u32),
+    /// A daemon's connection has ended.
+    Disconnected(u32),
+    /// A daemon has asked; `None`: for something that this shim does not know.
+    Request {
+        /// Who.
+        asker: Asker,
+        /// What.
+        call: Option<Call>,
+        /// How many descriptors came with it.
+        descriptors: usize,
+    },
+    /// The runtime's create has ended, or could not be begun.
+    CreateEnded(Result<Made, Failure>),
+    /// The runtime's start has ended, or could not be begun.
+    StartEnded(Result<(), Failure>),
+    /// A runtime's kill has ended, or could not be begun.
+    KillEnded(u32, Result<(), Failure>),
+    /// A runtime's exec has ended, or could not be begun.
+    ExecEnded(u32, Result<Made, Failure>),
+    /// The runtime's delete has ended, well or not.
+    DeleteEnded,
+    /// A process other than a runtime was reaped.
+    Reaped {
+        /// Its pid.
+        pid: i32,
+        /// 0 to 255, or 128 + N.
+        code: i32,
+    },
+    /// Init is gone and was not ours to reap.
+    InitVanished,
+    /// Whether the counter of out-of-memory kills rose.
+    OomRose(bool),
+    /// A sweep was made; so many processes were found.
+    Swept(usize),
+    /// All output is read, and clients have theirs.
+    Drained,
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Action {
+    /// Answer a request.
+    Reply(Asker, Answer),
+    /// Answer an Exec with its pid and, if it has one, its terminal.
+    ReplyExec(Asker, u32, i32),
+    /// Tell one connection.
+    Tell(u32, Content),
+    /// Tell all connections.
+    TellAll(Content),
+    /// Open log and streams and begin the runtime's create.
+    Create(Create),
+    /// Begin the runtime's start.
+    Start,
+    /// Begin a runtime's kill.
+    Kill {
+        /// Tells invocations apart.
+        number: u32,
+        /// The signal.
+        signal: i32,
+        /// To every process.
+        all: bool,
+    },
+    /// End init.
+    EndInit,
+    /// Begin a runtime's exec, with the descriptors that came with the request.
+    Exec {
+        /// Tells invocations apart.
+        number: u32,
+        /// The OCI process.
+        process: Vec<u8>,
+        /// Whether it gets a terminal.
+        terminal: bool,
+        /// Which of stdin, stdout, stderr came.
+        streams: [bool; 3],
+    },
+    /// End a runtime's exec that is under way, with what it has made.
+    CancelExec(u32),
+    /// End a process and all that it started.
+    EndFamily(i32),
+    /// Remove what an exec session left.
+    ForgetExec(u32),
+    /// Connect a client, with the descriptors that came with the request, and answer.
+    Attach(Asker, [bool; 3]),
+    /// Set the size of the terminal and answer.
+    Resize(Asker, u16, u16),
+    /// Open the log anew and answer.
+    ReopenLog(Asker),
+    /// Report whether the counter of out-of-memory kills rose.
+    ReadOomCounter,
+    /// End what init left behind, and report.
+    Sweep,
+    /// Close the container's input and our side of its terminal, so that output can end.
+    Drain,
+    /// Write what is left of output and close log and streams.
+    CloseStreams,
+    /// Write the exit record.
+    WriteRecord(ExitRecord),
+    /// Begin the runtime's delete.
+    Delete,
+}
+
+/// What is alive in the container, by how far it has come.
+#[derive(Debug)]
+enum Phase {
+    New,
+    Creating(Asker),
+    Created {
+        pid: i32,
+    },
+    Starting {
+        pid: i32,
+        asker: Asker,
+        released: i64,
+        ended: Option<(i32, i64)>,
+    },
+    Running {
+        pid: i32,
+        released: i64,
+    },
+    /// Start failed; init is being ended.
+    Condemned {
+        pid: i32,
+    },
+    Ending(Ending),
+    Recorded(ExitRecord),
+    Abandoned,
+    Over,
+}
+
+/// Init has ended; the rest follows.
+#[derive(Debug)]
+struct Ending {
+    pid: i32,
+    record: ExitRecord,
+    swept: bool,
+    next_sweep: Option<Duration>,
+    drained: bool,
+    deadline: Duration,
+}
+
+/// The whole state.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    phase: Phase,
+    terminal: bool,
+    connections: Vec<u32>,
+    /// When the container came into a phase in which it waits, or was left by its last connection.
+    lonely_since: Duration,
+    sessions: Sessions,
+    kills: Vec<(u32, Asker)>,
+    unclaimed: VecDeque<(i32, i32)>,
+    next_number: u32,
+}
+
+/// Actions in the making.
+type Actions = Vec<Action>;
+
+impl Machine {
+    /// A shim that waits for its Create.
+    pub(crate) fn new(now: Duration) -> Self {
+        Self {
+            phase: Phase::New,
+            terminal: false,
+            connections: Vec::new(),
+            lonely_since: now,
+            sessions: Sessions::default(),
+            kills: Vec::new(),
+            unclaimed: VecDeque::new(),
+            next_number: 0,
+        }
+    }
+
+    /// Whether there is nothing left to do.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    /// Whether init is alive as far as is known.
+    pub(crate) fn has_init(&self) -> bool {
+        match self.phase {
+            Phase::Created { .. } | Phase::Running { .. } | Phase::Condemned { .. } => true,
+            Phase::Starting { ended, .. } => ended.is_none(),
+            _ => false,
+        }
+    }
+
+    /// Whether the end of output is waited for.
+    pub(crate) fn awaits_drain(&self) -> bool {
+        matches!(&self.phase, Phase::Ending(ending) if !ending.drained)
+    }
+
+    /// When a Tick is due.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        let own = match &self.phase {
+            Phase::Ending(ending) => ending.next_sweep.into_iter().chain([ending.deadline]).min(),
+            _ => self.lonely_deadline(),
+        };
+        own.into_iter().chain(self.sessions.next_deadline()).min()
+    }
+
+    /// When a shim that nobody talks to gives up.
+    fn lonely_deadline(&self) -> Option<Duration> {
+        let limit = match self.phase {
+            Phase::New => UNUSED_LIMIT,
+            Phase::Created { .. } => UNSTARTED_LIMIT,
+            _ => return None,
+        };
+        self.connections
+            .is_empty()
+            .then(|| self.lonely_since + limit)
+    }
+
+    /// Takes in what has happened; gives back what to do, in order.
+    pub(crate) fn handle(&mut self, event: Event, now: Now) -> Actions {
+        let mut out = Vec::new();
+        match event {
+            Event::Connected(connection) => self.connected(connection, &mut out),
+            Event::Disconnected(connection) => self.disconnected(connection, now, &mut out),
+            Event::Request {
+                asker,
+                call,
+                descriptors,
+            } => {
+                if let Err(failure) = self.request(asker, call, descriptors, now, &mut out) {
+                    refuse(asker, failure, &mut out);
+                }
+            }
+            Event::CreateEnded(result) => self.create_ended(result, now, &mut out),
+            Event::StartEnded(result) => self.start_ended(result, now, &mut out),
+            Event::KillEnded(number, result) => self.kill_ended(number, result, &mut out),
+            Event::ExecEnded(number, result) => {
+                let code = result.as_ref().ok().and_then(|made| self.claim(*made));
+                self.sessions.started(number, result, code, &mut out);
+            }
+            Event::DeleteEnded => self.phase = Phase::Over,
+            Event::Reaped { pid, code } => self.reaped(pid, code, now, &mut out),
+            Event::InitVanished => self.init_vanished(now, &mut out),
+            Event::OomRose(rose) => self.oom(rose),
+            Event::Swept(found) => self.swept(found, now),
+            Event::Drained => self.drained(),
+            Event::Tick => self.tick(now, &mut out),
+        }
+        self.forget_unclaimed();
+        self.conclude(now, &mut out);
+        out
+    }
+
+    fn connected(&mut self, connection: u32, out: &mut Actions) {
+        self.connections.push(connection);
+        // Who comes between the record and the end would otherwise wait for news that is old.
+        if let Phase::Recorded(record) = &self.phase {
+            out.push(Action::Tell(connection, exited(record)));
+        }
+    }
+
+    fn disconnected(&mut self, connection: u32, now: Now, out: &mut Actions) {
+        self.connections.retain(|other| *other != connection);
+        self.lonely_since = now.monotonic;
+        self.sessions.abandon(connection, out);
+    }
+
+    fn request(
+        &mut self,
+        asker: Asker,
+        call: Option<Call>,
+        descriptors: usize,
+        now: Now,
+        out: &mut Actions,
+    ) -> Result<(), Failure> {
+        let call = call.ok_or_else(|| {
+            Failure::new(Kind::UnknownRequest, "this shim does not know the request")
+        })?;
+        let expected = match &call {
+            Call::Exec(exec) => count([exec.stdin, exec.stdout, exec.stderr]),
+            Call::Attach(attach) => count([attach.stdin, attach.stdout, attach.stderr]),
+            _ => 0,
+        };
+        if descriptors != expected {
+            return Err(invalid(format!(
+                "{descriptors} descriptors came, not {expected}"
+            )));
+        }
+        match call {
+            Call::Create(create) => self.create(asker, create, out),
+            Call::Start(_) => self.start(asker, now, out),
+            Call::Kill(kill) => self.kill(asker, kill.signal, kill.all, out),
+            Call::Exec(exec) => {
+                self.demand(matches!(self.phase, Phase::Running { .. }), "running")?;
+                let number = self.number();
+                self.sessions.begin(number, asker, exec, now.monotonic, out)
+            }
+            Call::KillExec(kill) => {
+                self.sessions.end(&kill.id, out)?;
+                out.push(done(asker));
+                Ok(())
+            }
+            Call::Attach(attach) => {
+                self.attach(asker, [attach.stdin, attach.stdout, attach.stderr], out)
+            }
+            Call::ResizeTerminal(size) => self.resize(asker, size.width, size.height, out),
+            Call::ReopenLog(_) => {
+                self.demand(self.has_streams(), "created")?;
+                out.push(Action::ReopenLog(asker));
+                Ok(())
+            }
+            Call::State(_) => {
+                out.push(Action::Reply(asker, Answer::State(self.state())));
+                Ok(())
+            }
+        }
+    }
+
+    fn create(&mut self, asker: Asker, create: Create, out: &mut Actions) -> Result<(), Failure> {
+        self.demand(matches!(self.phase, Phase::New), "new")?;
+        if !create.log_path.is_empty() && !create.log_path.starts_with('/') {
+            return Err(invalid(format!(
+                "log path {} is not absolute",
+                create.log_path
+            )));
+        }
+        self.terminal = create.terminal;
+        self.phase = Phase::Creating(asker);
+        out.push(Action::Create(create));
+        Ok(())
+    }
+
+    fn create_ended(&mut self, result: Result<Made, Failure>, now: Now, out: &mut Actions) {
+        let Phase::Creating(asker) = self.phase else {
+            return;
+        };
+        match result {
+            Ok(made) => {
+                self.phase = Phase::Created { pid: made.pid };
+                self.lonely_since = now.monotonic;
+                out.push(Action::Reply(
+                    asker,
+                    Answer::Created(Created { pid: made.pid }),
+                ));
+                if let Some(code) = self.claim(made) {
+                    self.init_ended(code, now, out);
+                }
+            }
+            Err(failure) => {
+                refuse(asker, failure, out);
+                out.push(Action::Delete);
+                self.phase = Phase::Abandoned;
+            }
+        }
+    }
+
+    fn start(&mut self, asker: Asker, now: Now, out: &mut Actions) -> Result<(), Failure> {
+        let Phase::Created { pid } = self.phase else {
+            return self.demand(false, "created");
+        };
+        self.phase = Phase::Starting {
+            pid,
+            asker,
+            released: now.wall,
+            ended: None,
+        };
+        out.push(Action::Start);
+        Ok(())
+    }
+
+    fn start_ended(&mut self, result: Result<(), Failure>, now: Now, out: &mut Actions) {
+        let Phase::Starting {
+            pid,
+            asker,
+            released,
+            ended,
+        } = self.phase
+        else {
+            return;
+        };
+        match (result, ended) {
+            (Ok(()), ended) => {
+                out.push(done(asker));
+                self.phase = Phase::Running { pid, released };
+                if let Some((code, finished)) = ended {
+                    self.begin_ending(code, finished, released, now, out);
+                }
+            }
+            (Err(failure), None) => {
+                refuse(asker, failure, out);
+                out.push(Action::EndInit);
+                self.phase = Phase::Condemned { pid };
+            }
+            (Err(failure), Some((_, finished))) => {
+                refuse(asker, failure, out);
+                self.begin_ending(START_FAILED, finished, 0, now, out);
+            }
+        }
+    }
+
+    fn kill(
+        &mut self,
+        asker: Asker,
+        signal: i32,
+        all: bool,
+        out: &mut Actions,
+    ) -> Result<(), Failure> {
+        self.demand(self.has_init(), "created or running")?;
+        if !(1..=MAX_SIGNAL).contains(&signal) {
+            return Err(invalid(format!("{signal} is not a signal")));
+        }
+        // The signal that matters most depends on nobody: it is sent from here.
+        if signal == SIGKILL && !all {
+            out.extend([Action::EndInit, done(asker)]);
+            return Ok(());
+        }
+        if self.kills.len() >= MAX_KILLS {
+            return Err(Failure::new(Kind::Other, "too many signals are under way"));
+        }
+        let number = self.number();
+        self.kills.push((number, asker));
+        out.push(Action::Kill {
+            number,
+            signal,
+            all,
+        });
+        Ok(())
+    }
+
+    fn kill_ended(&mut self, number: u32, result: Result<(), Failure>, out: &mut Actions) {
+        let Some(position) = self.kills.iter().position(|(other, _)| *other == number) else {
+            return;
+        };
+        let (_, asker) = self.kills.swap_remove(position);
+        match result {
+            // Gone meanwhile is as good as signalled.
+            Err(failure) if self.has_init() => refuse(asker, failure, out),
+            _ => out.push(done(asker)),
+        }
+    }
+
+    fn attach(&self, asker: Asker, streams: [bool; 3], out: &mut Actions) -> Result<(), Failure> {
+        self.demand(self.has_init(), "created or running")?;
+        if count(streams) == 0 {
+            return Err(invalid("attach to no stream"));
+        }
+        if self.terminal && streams[2] {
+            return Err(invalid("a terminal has no standard error"));
+        }
+        out.push(Action::Attach(asker, streams));
+        Ok(())
+    }
+
+    fn resize(
+        &self,
+        asker: Asker,
+        width: u32,
+        height: u32,
+        out: &mut Actions,
+    ) -> Result<(), Failure> {
+        self.demand(self.has_init(), "created or running")?;
+        let (Ok(width), Ok(height)) = (u16::try_from(width), u16::try_from(height)) else {
+            return Err(invalid(format!("terminal size {width} x {height}")));
+        };
+        if !self.terminal {
+            return Err(invalid("the container has no terminal"));
+        }
+        out.push(Action::Resize(asker, width, height));
+        Ok(())
+    }
+
+    fn reaped(&mut self, pid: i32, code: i32, now: Now, out: &mut Actions) {
+        if self.init() == Some(pid) {
+            self.init_ended(code, now, out);
+        } else if !self.sessions.ended(pid, code, out) && self.awaits_pid() {
+            if self.unclaimed.len() == MAX_UNCLAIMED {
+                self.unclaimed.pop_front();
+            }
+            self.unclaimed.push_back((pid, code));
+        }
+    }
+
+    fn init_vanished(&mut self, now: Now, out: &mut Actions) {
+        if self.has_init() {
+            self.init_ended(UNKNOWN, now, out);
+        }
+    }
+
+    fn init_ended(&mut self, code: i32, now: Now, out: &mut Actions) {
+        match &mut self.phase {
+            Phase::Created { .. } => self.begin_ending(code, now.wall, 0, now, out),
+            // Whether start failed is not known yet.
+            Phase::Starting { ended, .. } => *ended = Some((code, now.wall)),
+            Phase::Running { released, .. } => {
+                let released = *released;
+                self.begin_ending(code, now.wall, released, now, out);
+            }
+            Phase::Condemned { .. } => self.begin_ending(START_FAILED, now.wall, 0, now, out),
+            _ => {}
+        }
+    }
+
+    fn begin_ending(
+        &mut self,
+        exit_code: i32,
+        finished_at: i64,
+        started_at: i64,
+        now: Now,
+        out: &mut Actions,
+    ) {
+        let record = ExitRecord {
+            exit_code,
+            finished_at,
+            oom_killed: false,
+            started_at,
+        };
+        let deadline = now.monotonic + DRAIN_LIMIT;
+        self.phase = Phase::Ending(Ending {
+            pid: self.init().unwrap_or_default(),
+            record,
+            swept: false,
+            next_sweep: None,
+            drained: false,
+            deadline,
+        });
+        out.extend([Action::ReadOomCounter, Action::Sweep, Action::Drain]);
+    }
+
+    fn oom(&mut self, rose: bool) {
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.record.oom_killed = rose && ending.record.exit_code != 0;
+        }
+    }
+
+    fn swept(&mut self, found: usize, now: Now) {
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.swept = found == 0;
+            ending.next_sweep = (found > 0).then(|| now.monotonic + SWEEP_INTERVAL);
+        }
+    }
+
+    fn drained(&mut self) {
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.drained = true;
+        }
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Actions) {
+        self.sessions.enforce(now.monotonic, out);
+        if self
+            .lonely_deadline()
+            .is_some_and(|deadline| deadline <= now.monotonic)
+        {
+            match self.phase {
+                Phase::Created { .. } => {
+                    self.lonely_since = now.monotonic;
+                    out.push(Action::EndInit);
+                }
+                _ => self.phase = Phase::Over,
+            }
+        }
+        if let Phase::Ending(ending) = &mut self.phase
+            && ending.next_sweep.is_some_and(|due| due <= now.monotonic)
+        {
+            ending.next_sweep = None;
+            out.push(Action::Sweep);
+        }
+    }
+
+    /// Ends the ending, once all is done or its time is over.
+    fn conclude(&mut self, now: Now, out: &mut Actions) {
+        let Phase::Ending(ending) = &self.phase else {
+            return;
+        };
+        let done =
+            ending.swept && ending.drained && self.sessions.is_empty() && self.kills.is_empty();
+        if !done && now.monotonic < ending.deadline {
+            return;
+        }
+        let record = ending.record;
+        self.sessions.give_up(out);
+        out.extend([
+            Action::CloseStreams,
+            Action::WriteRecord(record),
+            Action::TellAll(exited(&record)),
+            Action::Delete,
+        ]);
+        self.phase = Phase::Recorded(record);
+    }
+
+    /// The exit code of a process that ended before the runtime had named it.
+    fn claim(&mut self, made: Made) -> Option<i32> {
+        let position = self.unclaimed.iter().position(|(pid, _)| *pid == made.pid);
+        let known = position.and_then(|position| self.unclaimed.remove(position));
+        known
+            .map(|(_, code)| code)
+            .or((!made.exists).then_some(UNKNOWN))
+    }
+
+    fn awaits_pid(&self) -> bool {
+        matches!(self.phase, Phase::Creating(_)) || self.sessions.awaits_pid()
+    }
+
+    fn forget_unclaimed(&mut self) {
+        if !self.awaits_pid() {
+            self.unclaimed.clear();
+        }
+    }
+
+    fn init(&self) -> Option<i32> {
+        match self.phase {
+            Phase::Created { pid }
+            | Phase::Starting { pid, .. }
+            | Phase::Running { pid, .. }
+            | Phase::Condemned { pid } => Some(pid),
+            _ => None,
+        }
+    }
+
+    fn has_streams(&self) -> bool {
+        self.init().is_some() || matches!(self.phase, Phase::Ending(_))
+    }
+
+    fn state(&self) -> StateReply {
+        let (phase, pid) = match &self.phase {
+            Phase::New | Phase::Creating(_) | Phase::Abandoned => (Seen::New, 0),
+            Phase::Created { pid } | Phase::Starting { pid, .. } => (Seen::Created, *pid),
+            Phase::Running { pid, .. } | Phase::Condemned { pid } => (Seen::Running, *pid),
+            // Not before its record lies there.
+            Phase::Ending(ending) => (Seen::Running, ending.pid),
+            Phase::Recorded(_) | Phase::Over => (Seen::Exited, 0),
+        };
+        StateReply {
+            phase: phase.into(),
+            pid,
+        }
+    }
+
+    fn demand(&self, condition: bool, wanted: &str) -> Result<(), Failure> {
+        if condition {
+            return Ok(());
+        }
+        let name = match self.phase {
+            Phase::New => "new",
+            Phase::Creating(_) => "being created",
+            Phase::Created { .. } => "created",
+            Phase::Starting { .. } => "being started",
+            Phase::Running { .. } => "running",
+            Phase::Condemned { .. } | Phase::Ending(_) => "ending",
+            Phase::Recorded(_) | Phase::Abandoned | Phase::Over => "gone",
+        };
+        Err(Failure::new(
+            Kind::WrongState,
+            format!("the container is {name}, not {wanted}"),
+        ))
+    }
+
+    fn number(&mut self) -> u32 {
+        self.next_number = self.next_number.wrapping_add(1);
+        self.next_number
+    }
+}
+
+fn count(flags: [bool; 3]) -> usize {
+    flags.into_iter().filter(|flag| *flag).count()
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(Kind::Invalid, message)
+}
+
+fn exited(record: &ExitRecord) -> Content {
+    Content::Exited(Exited {
+        record: Some(*record),
+    })
+}
+
+fn done(asker: Asker) -> Action {
+    Action::Reply(asker, Answer::Done(Done {}))
+}
+
+fn refuse(asker: Asker, failure: Failure, out: &mut Actions) {
+    let error = Error {
+        kind: failure.kind.into(),
+        message: failure.message,
+    };
+    out.push(Action::Reply(asker, Answer::Error(error)));
+}
