@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::process::{self, Running};
-use crate::traces::{Marks, Traces};
+use crate::traces::{Marks, Traces, remove_parent};
 use crate::{Client, Crictl, Registry, Scratch, wait};
 
 /// The folder with `wherryd`, `wherry-shim` and `wrun` beside each other: `$WHERRY_BIN`, else what
@@ -307,6 +307,7 @@ impl Drop for Daemon {
         drop(self.running.take());
         let left = self.traces();
         left.remove();
+        remove_parent(self.scratch.name());
         if let Err(error) = cleaned
             && !std::thread::panicking()
         {

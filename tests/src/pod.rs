@@ -22,6 +22,17 @@ pub fn sandbox(scratch: &Scratch, name: &str) -> Value {
     })
 }
 
+/// Puts a pod and its container on the host's network, and so under the host's name.
+pub fn on_host_network(sandbox: &mut Value, container: &mut Value) {
+    let host = json!({"namespace_options": {"network": NODE}});
+    sandbox["linux"]["security_context"] = host.clone();
+    sandbox["hostname"] = json!("");
+    container["linux"]["security_context"] = host;
+}
+
+/// `NamespaceMode::Node` on the wire.
+const NODE: i32 = 2;
+
 /// A container that runs a shell script.
 pub fn container(name: &str, image: &str, script: &str) -> Value {
     json!({

@@ -3,7 +3,6 @@
 //! Everything is found by the marks that a daemon and its pods carry; what other programs have is
 //! not ours to judge.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,8 @@ pub struct Marks {
     pub folder: PathBuf,
     /// The daemon's two folders, which must be gone or empty in the end.
     pub kept: Vec<PathBuf>,
-    /// Parent of its pods' control groups, without the leading slash.
+    /// Parent of its pods' control groups, without the leading slash. It belongs to the client
+    /// that names it, so it may stay itself.
     pub cgroup: String,
     /// Its bridge, which names its firewall table too.
     pub bridge: String,
@@ -38,7 +38,7 @@ pub struct Traces {
     pub links: Vec<String>,
     /// Tables of nftables with the bridge's name.
     pub tables: Vec<String>,
-    /// Control groups below the test's parent.
+    /// Control groups below the pods' parent.
     pub cgroups: Vec<PathBuf>,
     /// What lies in the daemon's two folders.
     pub files: Vec<PathBuf>,
@@ -178,17 +178,28 @@ fn tables(name: &str) -> Vec<String> {
         .collect()
 }
 
-/// Every control group below the test's parent, in every hierarchy, parents first.
-fn cgroups(name: &str) -> Vec<PathBuf> {
+/// Folders of a control group in every hierarchy; v2 has one hierarchy, v1 one a controller.
+fn hierarchies(name: &str) -> impl Iterator<Item = PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
-    let hierarchies: BTreeSet<PathBuf> = std::iter::once(root.to_owned())
-        .chain(children(root))
-        .collect();
+    let all = std::iter::once(root.to_owned()).chain(children(root));
+    all.map(move |hierarchy| hierarchy.join(name))
+        .filter(|group| group.is_dir())
+}
+
+/// Every control group below a parent, parents first.
+fn cgroups(name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for hierarchy in hierarchies {
-        descend(&hierarchy.join(name), CGROUP_DEPTH, &mut found);
+    for child in hierarchies(name).flat_map(|parent| children(&parent)) {
+        descend(&child, CGROUP_DEPTH, &mut found);
     }
     found
+}
+
+/// Removes a control group that is empty, in every hierarchy: what the client made by naming it.
+pub fn remove_parent(name: &str) {
+    for group in hierarchies(name) {
+        fs::remove_dir(group).ok();
+    }
 }
 
 fn descend(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {

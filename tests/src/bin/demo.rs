@@ -21,7 +21,7 @@ use cri_api::{
 use serde_json::json;
 use tests::image::{Format, Image, Layer, Packed};
 use tests::process::{self, Running};
-use tests::traces::{Marks, Traces, mounts};
+use tests::traces::{Marks, Traces, mounts, remove_parent};
 use tests::{Client, Registry, programs, wait};
 
 /// What the demo's image has, where the machine has it.
@@ -384,6 +384,8 @@ impl Demo {
         } else {
             "(no nft program: rules not looked at)"
         };
+        // The parent belongs to who named it, which is the demo.
+        remove_parent(CGROUP);
         let checks = [
             ("process", left.processes.is_empty()),
             (

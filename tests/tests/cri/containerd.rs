@@ -3,10 +3,9 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use serde_json::json;
 use tests::conformance::images;
 use tests::process::Running;
-use tests::traces::{Marks, Traces};
+use tests::traces::{Marks, Traces, remove_parent};
 use tests::{Crictl, Registry, Scratch, daemon, peers, pod, wait};
 
 /// A containerd of the test's own; what it leaves is removed by force.
@@ -25,6 +24,7 @@ impl Drop for Containerd {
             bridge: self.scratch.name().to_owned(),
         })
         .remove();
+        remove_parent(self.scratch.name());
     }
 }
 
@@ -87,12 +87,10 @@ fn wrun_under_debians_containerd() {
 fn live(crictl: &Crictl, scratch: &Scratch) {
     let image = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
     crictl.ok(&["pull", image]).unwrap();
-    let host = json!({"namespace_options": {"network": 2}});
     let mut sandbox = pod::sandbox(scratch, "foreign");
-    sandbox["linux"]["security_context"] = host.clone();
     let script = "trap 'exit 8' TERM; echo ready; while :; do sleep 1 & wait $!; done";
     let mut container = pod::container("foreign", image, script);
-    container["linux"]["security_context"] = host;
+    pod::on_host_network(&mut sandbox, &mut container);
     let sandbox = pod::file(scratch, "pod", &sandbox).unwrap();
     let container = pod::file(scratch, "container", &container).unwrap();
 

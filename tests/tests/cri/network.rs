@@ -95,10 +95,8 @@ fn a_pod_on_the_hosts_network_sees_the_hosts_links() {
         return;
     };
     let mut sandbox = pod::sandbox(node.daemon.scratch(), "host");
-    let host = json!({"namespace_options": {"network": 2}});
-    sandbox["linux"]["security_context"] = host.clone();
     let mut container = pod::container("host", &node.image, "sleep 1000");
-    container["linux"]["security_context"] = host;
+    pod::on_host_network(&mut sandbox, &mut container);
     let pod = node.run_as(&[], &sandbox, &container).unwrap();
     let inside = node.exec(&pod.container, "cat /proc/1/net/dev").unwrap();
     let outside = std::fs::read_to_string("/proc/net/dev").unwrap();

@@ -249,11 +249,6 @@ fn living(node: &Node) -> Traces {
     let daemon = i32::try_from(node.daemon.pid().unwrap()).unwrap();
     traces.processes.retain(|(pid, _)| *pid != daemon);
     traces.files.clear();
-    // The parent itself stays until the end.
-    traces.cgroups.retain(|path| {
-        path.parent()
-            .is_some_and(|above| above.ends_with(node.daemon.scratch().name()))
-    });
     traces.mounts.sort();
     traces
 }
