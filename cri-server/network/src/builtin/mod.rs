@@ -323,8 +323,10 @@ impl Builtin {
             .collect();
         let bridge = &self.bridge;
         let table = rules::table(&bridge.name, &bridge.mark, bridge.range, &published);
-        nft::replace(netfilter, &table)
-            .map_err(failed(format!("writing firewall table {}", bridge.name)))
+        nft::replace(netfilter, &table).map_err(failed(format!(
+            "writing firewall table {} (the kernel must have nf_tables with nat, masq and fib)",
+            bridge.name
+        )))
     }
 
     /// The records of this network.
