@@ -48,7 +48,10 @@ fn say_why(error: &anyhow::Error) {
 
 fn run(cli: &Cli) -> Result<()> {
     let settings = config::load(&cli.flags, &programs()?)?;
-    start_log(&settings);
+    // A client's answer is its output and its exit code; the daemon's log is elsewhere.
+    if !matches!(cli.command, Some(Command::Images(_))) {
+        start_log(&settings);
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let runtime = runtime().context("starting threads")?;
     runtime.block_on(async {

@@ -67,7 +67,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<()> {
     let cri = socket::bind(&settings.listen, CRI_MODE)?;
     let operator = socket::bind(&operator_path, CONTROL_MODE)?;
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
-    let why = serve_both(&engine, cri, operator).await?;
+    let why = Box::pin(serve_both(&engine, cri, operator)).await?;
     tracing::info!(?why, "stopped");
     drop(engine);
     if why == Stop::Reset {
