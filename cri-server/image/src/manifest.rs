@@ -62,6 +62,7 @@ pub(crate) struct Descriptor {
 
 impl Descriptor {
     /// A plain reference.
+    #[cfg(test)]
     pub(crate) fn new(media_type: &str, digest: Digest, size: u64) -> Self {
         Self {
             media_type: media_type.to_owned(),

@@ -276,3 +276,6 @@ fn unpack_error(error: UnpackError) -> Error {
         refused => Error::Corrupt(refused.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,6 +124,11 @@ impl Tree {
                 Err(TreeError::Call(_, Errno::NOENT) | TreeError::NotFolder) => {
                     refuse_link(&parent, name)?;
                     Self::make_folder_in(&parent, name)?;
+                    let made = open_child(&parent, name)?;
+                    call(
+                        "set the permissions",
+                        fchmod(&made, Mode::from_raw_mode(0o755)),
+                    )?;
                     self.implicit.insert(so_far.to_vec());
                     self.open(so_far)?
                 }

@@ -188,6 +188,11 @@ impl Layers {
         })
     }
 
+    /// A folder for files that nobody is to see.
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.staging
+    }
+
     /// A new folder to unpack into.
     pub(crate) fn stage(self: &Arc<Self>) -> Result<Staging, Error> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);

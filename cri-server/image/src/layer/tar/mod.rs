@@ -80,6 +80,11 @@ impl<R: Read> Archive<R> {
         }
     }
 
+    /// What it is read from; right after an entry, it stands at the entry's content.
+    pub(crate) fn source(&self) -> &R {
+        &self.input
+    }
+
     /// The next entry; what was not read of the one before is skipped.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extended = Extended::default();

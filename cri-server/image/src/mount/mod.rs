@@ -5,11 +5,13 @@
 //! whole disk: such a folder never outlives a crash of the machine (kernel documentation,
 //! overlayfs.rst, "Volatile mount").
 
+mod looks;
+
 use std::collections::{HashMap, HashSet};
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -134,7 +136,7 @@ impl Uppers {
                 .create(path)
                 .during(|| format!("making {}", path.display()))?;
         }
-        like_root(&stack)?;
+        looks::imprint(&stack.upper, &looks::wanted(&self.layers, &record.layers)?)?;
         let file = folder.join("record.json");
         let text = serde_json::to_vec(record).expect("plain data can always be written as JSON");
         std::fs::write(&file, text).during(|| format!("writing {}", file.display()))?;
@@ -276,18 +278,6 @@ fn explain(context: &OwnedFd, errno: Errno, what: &str) -> Error {
         ""
     };
     Error::io(format!("overlayfs: {what}{hint}: {told}"), &errno.into())
-}
-
-/// The root of the container looks as the image says, not as our folder happens to.
-fn like_root(stack: &Stack) -> Result<(), Error> {
-    let what = || format!("preparing {}", stack.upper.display());
-    let root = std::fs::metadata(&stack.lowers[0]).during(what)?;
-    std::os::unix::fs::chown(&stack.upper, Some(root.uid()), Some(root.gid())).during(what)?;
-    std::fs::set_permissions(&stack.upper, root.permissions()).during(what)?;
-    let folder = File::open(&stack.upper).during(what)?;
-    folder
-        .set_modified(root.modified().during(what)?)
-        .during(what)
 }
 
 /// Detached, not waited for: who still has something open there must not hold us up.
