@@ -18,19 +18,32 @@ pub fn sandbox(scratch: &Scratch, name: &str) -> Value {
         "log_directory": scratch.join("logs").join(name),
         "labels": {"test": scratch.name()},
         "annotations": {"wherry.test/of": name},
-        "linux": {"cgroup_parent": scratch.cgroup()},
+        "linux": {"cgroup_parent": scratch.cgroup(), "security_context": own_pids()},
     })
 }
 
 /// Puts a pod and its container on the host's network, and so under the host's name.
 pub fn on_host_network(sandbox: &mut Value, container: &mut Value) {
-    let host = json!({"namespace_options": {"network": NODE}});
+    let host = json!({"namespace_options": {"network": NODE, "pid": CONTAINER}});
     sandbox["linux"]["security_context"] = host.clone();
     sandbox["hostname"] = json!("");
     container["linux"]["security_context"] = host;
 }
 
-/// `NamespaceMode::Node` on the wire.
+/// What kubelet sends for a pod that asks for nothing: process ids of each container's own. A
+/// message that says nothing asks for shared ones.
+fn own_pids() -> Value {
+    json!({"namespace_options": {"pid": CONTAINER}})
+}
+
+/// Makes the containers of a pod see each other's processes.
+pub fn sharing_pids(config: &mut Value) {
+    config["linux"]["security_context"] = json!({"namespace_options": {"pid": POD}});
+}
+
+/// `NamespaceMode` on the wire.
+const POD: i32 = 0;
+const CONTAINER: i32 = 1;
 const NODE: i32 = 2;
 
 /// A container that runs a shell script.
@@ -41,7 +54,7 @@ pub fn container(name: &str, image: &str, script: &str) -> Value {
         "command": ["sh", "-c", script],
         "log_path": format!("{name}.log"),
         "labels": {"name": name},
-        "linux": {},
+        "linux": {"security_context": own_pids()},
     })
 }
 

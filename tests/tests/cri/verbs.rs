@@ -261,3 +261,37 @@ fn a_removal_by_force_takes_all_along() {
     let pods: Value = node.crictl.json(&["pods", "-o", "json"]).unwrap();
     assert_eq!(pods["items"].as_array().map_or(0, Vec::len), 0, "{pods}");
 }
+
+#[test]
+fn containers_may_share_their_process_ids() {
+    let Some(node) = Node::start().unwrap() else {
+        return;
+    };
+    let mut sandbox = pod::sandbox(node.daemon.scratch(), "shared");
+    pod::sharing_pids(&mut sandbox);
+    let mut config = pod::container("shared", &node.image, "exec sleep 1234");
+    pod::sharing_pids(&mut config);
+    let pod = node.run_as(&[], &sandbox, &config).unwrap();
+    let mut config = pod::container("second", &node.image, "exec sleep 5678");
+    pod::sharing_pids(&mut config);
+    let second = node.file("second", &config).unwrap();
+    let sandbox = node.file("shared-pod", &sandbox).unwrap();
+    let second = node
+        .crictl
+        .ok(&["create", "--no-pull", &pod.id, &second, &sandbox])
+        .unwrap();
+    node.crictl.ok(&["start", &second]).unwrap();
+    let processes = node
+        .exec(&second, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+        .unwrap();
+    assert!(
+        processes.contains("sleep 1234") && processes.contains("sleep 5678"),
+        "{processes}"
+    );
+    node.crictl.ok(&["stop", "-t", "0", &second]).unwrap();
+    assert_eq!(
+        node.exec(&pod.container, "echo still here").unwrap(),
+        "still here"
+    );
+    node.remove(&pod).unwrap();
+}
