@@ -1,0 +1,304 @@
+//! Every command and every flag, once.
+
+use super::Wrong;
+
+/// What a flag takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Switch,
+    /// A value, called this in the help.
+    Value(&'static str),
+}
+
+/// One flag.
+#[derive(Debug)]
+pub(crate) struct Flag {
+    pub(crate) name: &'static str,
+    pub(crate) short: &'static str,
+    pub(crate) kind: Kind,
+    /// Empty: accepted, but of no use any more, and not in the help.
+    pub(crate) help: &'static str,
+}
+
+impl Flag {
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.name == name || (!self.short.is_empty() && self.short == name)
+    }
+}
+
+/// How many arguments a command takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count {
+    least: usize,
+    most: usize,
+}
+
+impl Count {
+    pub(super) fn check(self, name: &str, given: usize) -> Result<(), Wrong> {
+        let (least, most) = (self.least, self.most);
+        let number = match () {
+            () if least == most && given != least => format!("exactly {least}"),
+            () if given < least => format!("a minimum of {least}"),
+            () if given > most => format!("a maximum of {most}"),
+            () => return Ok(()),
+        };
+        Err(Wrong(format!("{name:?} requires {number} argument(s)")))
+    }
+}
+
+/// One command.
+#[derive(Debug)]
+pub(crate) struct Verb {
+    pub(crate) name: &'static str,
+    pub(crate) summary: &'static str,
+    /// Its arguments, for the help.
+    pub(crate) usage: &'static str,
+    pub(crate) args: Count,
+    pub(crate) flags: &'static [Flag],
+    /// Flags may follow arguments.
+    pub(crate) flags_anywhere: bool,
+}
+
+const fn switch(name: &'static str, short: &'static str, help: &'static str) -> Flag {
+    Flag {
+        name,
+        short,
+        kind: Kind::Switch,
+        help,
+    }
+}
+
+const fn value(
+    name: &'static str,
+    short: &'static str,
+    of: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        short,
+        kind: Kind::Value(of),
+        help,
+    }
+}
+
+/// Understood before and after every command.
+pub(super) const EVERYWHERE: &[Flag] = &[switch("help", "h", "show help")];
+
+/// Before the command.
+pub(super) const GLOBAL: &[Flag] = &[
+    switch("debug", "", "log what is of use for finding errors"),
+    value(
+        "log",
+        "",
+        "FILE",
+        "write the log there instead of standard error",
+    ),
+    value("log-format", "", "FORMAT", "text (the default) or json"),
+    value(
+        "root",
+        "",
+        "DIR",
+        "keep the state of containers there (default /run/wrun)",
+    ),
+    switch("systemd-cgroup", "", "let systemd make control groups"),
+    value("rootless", "", "", ""),
+    switch("version", "v", "show the version"),
+];
+
+const BUNDLE: Flag = value("bundle", "b", "DIR", "folder with config.json (default .)");
+const CONSOLE: Flag = value(
+    "console-socket",
+    "",
+    "SOCKET",
+    "unix socket that gets the master of the terminal",
+);
+const PID_FILE: Flag = value("pid-file", "", "FILE", "write the process id there");
+const NO_PIVOT: Flag = switch(
+    "no-pivot",
+    "",
+    "chroot instead of pivot_root, for a root on an initramfs",
+);
+const NO_KEYRING: Flag = switch(
+    "no-new-keyring",
+    "",
+    "share the session keyring of the caller",
+);
+const PRESERVE: Flag = value(
+    "preserve-fds",
+    "",
+    "N",
+    "pass N more file descriptors after the standard streams",
+);
+const DETACH: Flag = switch("detach", "d", "do not wait for the process to end");
+
+const ONE: Count = Count { least: 1, most: 1 };
+
+/// All commands, in the order of the help.
+pub(crate) const VERBS: &[Verb] = &[
+    Verb {
+        name: "create",
+        summary: "create a container",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[BUNDLE, CONSOLE, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "delete",
+        summary: "delete what is kept of a container",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[switch(
+            "force",
+            "f",
+            "kill a running container first; none at all is fine",
+        )],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "exec",
+        summary: "execute another process in a container",
+        usage: "CONTAINER COMMAND [ARGS...]",
+        args: Count {
+            least: 1,
+            most: usize::MAX,
+        },
+        flags: &[
+            CONSOLE,
+            value("cwd", "", "DIR", "working directory in the container"),
+            value(
+                "env",
+                "e",
+                "NAME=VALUE",
+                "set an environment variable (repeatable)",
+            ),
+            switch("tty", "t", "give the process a terminal"),
+            value("user", "u", "UID[:GID]", "run as this user"),
+            value("additional-gids", "g", "GID", "further group (repeatable)"),
+            value(
+                "process",
+                "p",
+                "FILE",
+                "process.json to take everything from",
+            ),
+            DETACH,
+            PID_FILE,
+            value("process-label", "", "LABEL", "SELinux label of the process"),
+            value("apparmor", "", "PROFILE", "AppArmor profile of the process"),
+            switch("no-new-privs", "", "the process can gain no privileges"),
+            value("cap", "c", "CAPABILITY", "add a capability (repeatable)"),
+            PRESERVE,
+            switch("ignore-paused", "", "also if the container is paused"),
+        ],
+        flags_anywhere: false,
+    },
+    Verb {
+        name: "features",
+        summary: "show what this runtime can do",
+        usage: "",
+        args: Count { least: 0, most: 0 },
+        flags: &[],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "kill",
+        summary: "send a signal to the first process of a container",
+        usage: "CONTAINER [SIGNAL]",
+        args: Count { least: 1, most: 2 },
+        flags: &[switch("all", "a", "")],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "list",
+        summary: "list containers",
+        usage: "",
+        args: Count { least: 0, most: 0 },
+        flags: &[
+            value("format", "f", "FORMAT", "table (the default) or json"),
+            switch("quiet", "q", "only ids"),
+        ],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "pause",
+        summary: "stop all processes of a container where they are",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "ps",
+        summary: "show the processes of a container",
+        usage: "CONTAINER [PS OPTIONS]",
+        args: Count {
+            least: 1,
+            most: usize::MAX,
+        },
+        flags: &[value(
+            "format",
+            "f",
+            "FORMAT",
+            "table (the default) or json",
+        )],
+        flags_anywhere: false,
+    },
+    Verb {
+        name: "resume",
+        summary: "let a paused container go on",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "run",
+        summary: "create and start a container",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[
+            BUNDLE,
+            CONSOLE,
+            DETACH,
+            switch("keep", "", "do not delete the container when it has ended"),
+            PID_FILE,
+            switch(
+                "no-subreaper",
+                "",
+                "leave orphans of the container to somebody else",
+            ),
+            NO_PIVOT,
+            NO_KEYRING,
+            PRESERVE,
+        ],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "spec",
+        summary: "write a config.json to start from",
+        usage: "",
+        args: Count { least: 0, most: 0 },
+        flags: &[
+            value("bundle", "b", "DIR", "folder to write it to (default .)"),
+            switch("rootless", "", "for an ordinary user"),
+        ],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "start",
+        summary: "start the program of a created container",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "state",
+        summary: "show the state of a container",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[],
+        flags_anywhere: true,
+    },
+];

@@ -1,0 +1,31 @@
+//! `delete`: removes what is kept of a container, killing it first if that is wanted.
+
+use crate::cli::Values;
+use crate::container::{Container, Status};
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::state::{Error, Folder};
+
+pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
+    let force = values.is_set("force");
+    let container = match Container::load(&context.root, id) {
+        Err(Error::DoesNotExist) if force => {
+            // A maker that was killed half-way leaves a folder without a state.
+            Folder::of(&context.root, id)?.remove()?;
+            return Ok(0);
+        }
+        container => container?,
+    };
+    match container.status()? {
+        Status::Stopped => {}
+        Status::Running | Status::Paused if !force => {
+            let status = container.status()?.name();
+            return Err(Failure::new(format!(
+                "cannot delete container {id} that is not stopped: {status}"
+            )));
+        }
+        _ => container.kill()?,
+    }
+    container.destroy()?;
+    Ok(0)
+}

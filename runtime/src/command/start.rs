@@ -1,0 +1,70 @@
+//! `start`: lets a created container's first process become its program.
+
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
+use crate::container::{Container, Status};
+use crate::context::Context;
+use crate::failure::{Attempt, Failure, Result};
+use crate::{hooks, messages};
+
+/// Longest wait for the program to be executed, seconds: startContainer hooks run meanwhile.
+const EXEC_DEADLINE: i64 = 600;
+
+pub(super) fn run(context: &Context, id: &str) -> Result<u8> {
+    start(&Container::load(&context.root, id)?)?;
+    Ok(0)
+}
+
+/// Opens the gate and waits until the program has replaced our init, or that has ended.
+pub(super) fn start(container: &Container) -> Result<()> {
+    match container.status()? {
+        Status::Created => {}
+        Status::Stopped => return Err(Failure::new("cannot start a container that has stopped")),
+        Status::Running | Status::Paused => {
+            return Err(Failure::new("cannot start an already running container"));
+        }
+    }
+    let gate = open_gate(container)?;
+    std::fs::remove_file(container.folder.gate()).attempt(|| "remove the gate".to_owned())?;
+    rustix::io::write(&gate, b"s").attempt(|| "open the gate".to_owned())?;
+    wait_for_exec(&gate)?;
+    let list = &container.state.wrun.poststart;
+    if list.is_empty() {
+        return Ok(());
+    }
+    let state = container.hook_state(Status::Running);
+    hooks::run_all("poststart", list, &state).map_err(|failure| {
+        // runtime-spec: a failed poststart hook stops the container.
+        match container.kill() {
+            Ok(()) => failure,
+            Err(second) => Failure::new(format!("{failure} (and then: {second})")),
+        }
+    })
+}
+
+fn open_gate(container: &Container) -> Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match open(container.folder.gate(), flags, Mode::empty()) {
+        // Nobody reads: the process has ended.
+        Err(Errno::NXIO) => Err(Failure::new(messages::NOT_RUNNING)),
+        Err(Errno::NOENT) => Err(Failure::new("cannot start an already running container")),
+        gate => gate.attempt(|| "open the gate".to_owned()),
+    }
+}
+
+/// The waiting process holds the only other end, close-on-exec: when that goes, it has executed the
+/// program or has ended.
+fn wait_for_exec(gate: &OwnedFd) -> Result<()> {
+    let deadline = Timespec {
+        tv_sec: EXEC_DEADLINE,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(gate, PollFlags::empty())];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&deadline)))
+        .attempt(|| "wait for the program".to_owned())?;
+    Ok(())
+}

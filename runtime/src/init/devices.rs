@@ -1,0 +1,86 @@
+//! Device nodes and the usual symlinks in `/dev`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, symlinkat,
+};
+use rustix::io::Errno;
+
+use super::{mounts, rooted};
+use crate::failure::{Attempt, Result};
+use crate::plan::{Device, DeviceKind};
+use crate::prepare::Sources;
+
+/// runtime-spec, "Dev symbolic links"; and ptmx, which lies in the container's own devpts.
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+];
+
+/// Makes the nodes and links.
+pub(super) fn make_all(
+    root: BorrowedFd<'_>,
+    planned: &[Device<'_>],
+    sources: &Sources,
+) -> Result<()> {
+    let mut bound = sources.devices.iter();
+    for device in planned {
+        match device.bind.then(|| bound.next()).flatten() {
+            Some(source) => bind(root, device, source)?,
+            None => node(root, device)?,
+        }
+    }
+    let dev = rooted::directory(root, "/dev")?.fd;
+    for (target, name) in LINKS {
+        link(dev.as_fd(), target, name)?;
+    }
+    Ok(())
+}
+
+fn bind(root: BorrowedFd<'_>, device: &Device<'_>, source: &OwnedFd) -> Result<()> {
+    let target = rooted::file(root, device.path)?;
+    mounts::attach(source.as_fd(), target.as_fd(), device.path)
+}
+
+fn node(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {
+    let what = || format!("make device {:?}", device.path);
+    let (folder, name) = rooted::parent(root, device.path)?;
+    let kind = match device.kind {
+        DeviceKind::Character => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+        DeviceKind::Fifo => FileType::Fifo,
+    };
+    let number = makedev(device.major, device.minor);
+    let mode = Mode::from_raw_mode(device.mode);
+    match mknodat(&folder, name, kind, mode, number) {
+        Ok(()) => {}
+        // An image may bring its own; what it is does not matter to anyone but the image.
+        Err(Errno::EXIST) => return Ok(()),
+        Err(error) => return Err(error).attempt(what),
+    }
+    // mknod(2) applies the umask.
+    chmodat(&folder, name, mode, AtFlags::empty()).attempt(what)?;
+    if (device.uid, device.gid) != (0, 0) {
+        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        chownat(
+            &folder,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .attempt(what)?;
+    }
+    Ok(())
+}
+
+fn link(dev: BorrowedFd<'_>, target: &str, name: &str) -> Result<()> {
+    match symlinkat(target, dev, name) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error).attempt(|| format!("make the symlink /dev/{name}")),
+    }
+}

@@ -1,0 +1,107 @@
+//! Putting one more process into a container: the parent's side.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::container::{Container, Status};
+use crate::context::Context;
+use crate::failure::{Attempt, Failure, Result};
+use crate::filter::Filter;
+use crate::init::{self, Errand};
+use crate::launch::{self, Child};
+use crate::plan::{NamespaceKind, ProcessPlan};
+use crate::prepare::ProcRoot;
+use crate::reap::reap;
+use crate::sync::{Message, ParentEnd};
+use crate::{listener, process_limits};
+
+/// What is joined by what.
+#[derive(Debug)]
+pub(crate) struct Joining<'a> {
+    pub(crate) container: &'a Container,
+    /// The container's first process.
+    pub(crate) init: &'a OwnedFd,
+    pub(crate) process: &'a ProcessPlan<'a>,
+    pub(crate) filter: Option<&'a Filter>,
+    pub(crate) console: Option<&'a OwnedFd>,
+    pub(crate) preserved: u32,
+}
+
+/// Starts the process; it runs when this returns.
+pub(crate) fn join(context: &Context, joining: &Joining<'_>) -> Result<Child> {
+    let own = &joining.container.state.wrun;
+    let labelled =
+        joining.process.apparmor_profile.is_some() || joining.process.selinux_label.is_some();
+    let proc = if labelled {
+        Some(ProcRoot::of_host()?)
+    } else {
+        None
+    };
+    let keyring = own
+        .keyring
+        .then(|| format!("_ses.{}", joining.container.state.id));
+    let (child, near) = launch::further(joining.init, own.namespaces, |sync| {
+        let errand = Errand {
+            sync,
+            process: joining.process,
+            filter: joining.filter,
+            console: joining.console,
+            keyring: keyring.as_deref(),
+            preserved: joining.preserved,
+        };
+        init::further(errand, proc.as_ref(), || {
+            enter(joining.init, own.namespaces)
+        })
+    })?;
+    match accompany(context, joining, &child, &near) {
+        Ok(()) => Ok(child),
+        Err(failure) => {
+            // It may have ended by itself.
+            let _sent = sys::process::pidfd_send_signal(child.pidfd.as_fd(), 9);
+            reap(&child.pidfd)?;
+            Err(failure)
+        }
+    }
+}
+
+/// All namespaces of the container in one call; those of children were entered before the clone.
+fn enter(init: &OwnedFd, namespaces: i32) -> Result<()> {
+    let early = NamespaceKind::Pid.flag() | NamespaceKind::Time.flag();
+    let rest = namespaces & !early;
+    if rest != 0 {
+        sys::process::setns(init, rest)
+            .attempt(|| "join the namespaces of the container".to_owned())?;
+    }
+    if namespaces & NamespaceKind::User.flag() != 0 {
+        init::become_root()?;
+    }
+    Ok(())
+}
+
+fn accompany(
+    context: &Context,
+    joining: &Joining<'_>,
+    child: &Child,
+    near: &ParentEnd,
+) -> Result<()> {
+    joining.container.group()?.enter(child.pid)?;
+    near.go()?;
+    loop {
+        match near.next()? {
+            Some(Message::Warning(text)) => context.log.warning(&text),
+            Some(Message::Ready) => {
+                process_limits::apply(&context.log, child.pid, joining.process)?;
+                near.go()?;
+            }
+            Some(Message::Listener(number)) => {
+                let state = joining.container.hook_state(Status::Running);
+                listener::hand_over(child, number, joining.filter, &state)?;
+                near.go()?;
+            }
+            Some(Message::Waiting) => return Ok(()),
+            Some(Message::Failed(text)) => return Err(Failure::new(text)),
+            Some(Message::HooksPlease | Message::Born(_)) | None => {
+                return Err(Failure::new("the new process was killed"));
+            }
+        }
+    }
+}

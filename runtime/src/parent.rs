@@ -1,0 +1,353 @@
+//! Making a container: everything that its first process cannot do for itself, in order, and the
+//! way back if any of it fails.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::cgroups::{self, ContainerGroup};
+use crate::context::Context;
+use crate::failure::{Attempt, Failure, Result, because};
+use crate::filter::Filter;
+use crate::hooks::{self, Hook, HookState};
+use crate::init::{self, Errand, FirstErrand};
+use crate::launch::{self, Child};
+use crate::plan::{self, Choices, HostFacts, InitPlan, NamespaceKind};
+use crate::prepare::{self, CgroupFolders, Sources};
+use crate::reap::reap;
+use crate::spec::Spec;
+use crate::state::{Folder, Own, RuncConfig, State};
+use crate::sync::{self, Message, ParentEnd};
+use crate::{container, listener, messages, process_limits, time, user_namespace};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) id: &'a str,
+    /// Absolute.
+    pub(crate) bundle: &'a Path,
+    pub(crate) choices: Choices,
+    pub(crate) preserved: u32,
+    /// Where the terminal's master goes.
+    pub(crate) console: Option<&'a OwnedFd>,
+}
+
+/// A container whose first process waits to be started.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub(crate) container: container::Container,
+    pub(crate) child: Child,
+}
+
+/// Reads and parses `config.json` of a bundle.
+pub(crate) fn read_config(bundle: &Path) -> Result<Vec<u8>> {
+    let path = bundle.join("config.json");
+    std::fs::read(&path).attempt(|| format!("open {}", path.display()))
+}
+
+/// Parses the bytes of `config.json`.
+pub(crate) fn parse_config<'a>(bundle: &Path, bytes: &'a [u8]) -> Result<Spec<'a>> {
+    let path = bundle.join("config.json");
+    serde_json::from_slice(bytes)
+        .map_err(|error| because(&format!("parse {}", path.display()), &error))
+}
+
+/// Asks the host what a plan depends on.
+pub(crate) fn host_facts(cgroup_v2: bool) -> Result<HostFacts> {
+    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
+    let last = last.and_then(|text| text.trim().parse().ok()).unwrap_or(40);
+    let sets = rustix::thread::capabilities(None).attempt(|| "read capabilities".to_owned())?;
+    let has_mknod = sets
+        .effective
+        .contains(rustix::thread::CapabilitySet::MKNOD);
+    Ok(HostFacts {
+        last_capability: last,
+        may_make_nodes: has_mknod && in_initial_user_namespace(),
+        cgroup_v2,
+    })
+}
+
+/// The first user namespace has a number that never changes (linux/proc_ns.h).
+fn in_initial_user_namespace() -> bool {
+    const NUMBER: u64 = 0xEFFF_FFFD;
+    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|status| status.st_ino == NUMBER)
+}
+
+/// Makes a container. Whatever fails, nothing is left of it.
+pub(crate) fn create(context: &Context, spec: &Spec<'_>, request: &Request<'_>) -> Result<Created> {
+    let host = cgroups::detect()?;
+    let facts = host_facts(host.is_v2())?;
+    let (plan, warnings) = plan::init(spec, request.id, request.bundle, facts, request.choices)
+        .map_err(|error| Failure::new(error.to_string()))?;
+    warnings
+        .iter()
+        .for_each(|warning| context.log.warning(warning));
+    check_console(&plan, request)?;
+    check_preserved(request.preserved)?;
+    let linux = spec.linux.as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path.as_deref());
+    let group = ContainerGroup::plan(&host, context.systemd_cgroup, path, request.id)?;
+    let folder = Folder::of(&context.root, request.id)?;
+    folder.reserve()?;
+    let maker = Maker {
+        context,
+        spec,
+        request,
+        plan: &plan,
+        group: &group,
+        folder: &folder,
+    };
+    maker.make(path).inspect_err(|_failure| maker.undo())
+}
+
+fn check_console(plan: &InitPlan<'_>, request: &Request<'_>) -> Result<()> {
+    match (plan.process.terminal, request.console.is_some()) {
+        (true, false) => Err(Failure::new(messages::TERMINAL_NEEDS_SOCKET)),
+        (false, true) => Err(Failure::new(messages::SOCKET_NEEDS_TERMINAL)),
+        _ => Ok(()),
+    }
+}
+
+/// Every descriptor that the container is to keep must be there.
+pub(crate) fn check_preserved(count: u32) -> Result<()> {
+    for number in 3..3 + count {
+        let open = rustix::fs::stat(format!("/proc/self/fd/{number}")).is_ok();
+        if !open {
+            return Err(Failure::new(format!(
+                "please check that preserved-fd {number} is present"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Maker<'a> {
+    context: &'a Context,
+    spec: &'a Spec<'a>,
+    request: &'a Request<'a>,
+    plan: &'a InitPlan<'a>,
+    group: &'a ContainerGroup,
+    folder: &'a Folder,
+}
+
+/// Hooks, in the form in which they run.
+struct AllHooks {
+    host: Vec<(&'static str, Vec<Hook>)>,
+    create_container: Vec<Hook>,
+    start_container: Vec<Hook>,
+}
+
+impl Maker<'_> {
+    fn make(&self, cgroup_path: Option<&str>) -> Result<Created> {
+        let raw = &self.spec.hooks;
+        let hooks = AllHooks {
+            host: vec![
+                ("prestart", hooks::from_spec(&raw.prestart)?),
+                ("createRuntime", hooks::from_spec(&raw.create_runtime)?),
+            ],
+            create_container: hooks::from_spec(&raw.create_container)?,
+            start_container: hooks::from_spec(&raw.start_container)?,
+        };
+        let filter = self.filter()?;
+        self.group.create()?;
+        let folders = self
+            .group
+            .mount_folders(cgroup_path.unwrap_or(self.request.id));
+        let sources = prepare::sources(self.plan, CgroupFolders { own: &folders })?;
+        self.folder.make_gate()?;
+        let gate = open(
+            self.folder.gate(),
+            OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .attempt(|| "open the gate".to_owned())?;
+        let hook_state = self.hook_state();
+        let (child, near) = launch::first(&self.plan.namespaces, &sources, |far| {
+            self.live(&sources, &gate, far, filter.as_ref(), &hooks, &hook_state)
+        })?;
+        match self.accompany(&child, &near, filter.as_ref(), &hooks, &hook_state) {
+            Ok(state) => {
+                let folder = self.folder.clone();
+                Ok(Created {
+                    container: container::Container { folder, state },
+                    child,
+                })
+            }
+            Err(failure) => {
+                // It may have ended by itself.
+                let _sent = sys::process::pidfd_send_signal(child.pidfd.as_fd(), 9);
+                reap(&child.pidfd)?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// The child's side of the clone.
+    fn live(
+        &self,
+        sources: &Sources,
+        gate: &OwnedFd,
+        sync: sync::ChildEnd,
+        filter: Option<&Filter>,
+        hooks: &AllHooks,
+        hook_state: &HookState,
+    ) -> std::convert::Infallible {
+        let errand = Errand {
+            sync,
+            process: &self.plan.process,
+            filter,
+            console: self.request.console,
+            keyring: self.plan.keyring.as_deref(),
+            preserved: self.request.preserved,
+        };
+        let first = FirstErrand {
+            plan: self.plan,
+            sources,
+            gate,
+            host_hooks: hooks.host.iter().any(|(_, list)| !list.is_empty()),
+            create_container: &hooks.create_container,
+            start_container: &hooks.start_container,
+            hook_state,
+        };
+        init::first(errand, &first)
+    }
+
+    /// The parent's side: everything that it does for the child, until that waits to be started.
+    fn accompany(
+        &self,
+        child: &Child,
+        near: &ParentEnd,
+        filter: Option<&Filter>,
+        hooks: &AllHooks,
+        hook_state: &HookState,
+    ) -> Result<State> {
+        self.group.enter(child.pid)?;
+        let namespaces = &self.plan.namespaces;
+        if namespaces.is_new(NamespaceKind::User) {
+            user_namespace::write_maps(child.pid, &namespaces.uid_maps, &namespaces.gid_maps)?;
+        }
+        near.go()?;
+        // Meanwhile the child makes its mounts.
+        let resources = self.spec.linux.as_ref().and_then(|linux| linux.resources);
+        self.group.apply(resources)?;
+        let mut state = None;
+        let debug = |text: &str| self.context.log.debug(text);
+        loop {
+            match near.next()? {
+                Some(Message::Warning(text)) => self.context.log.warning(&text),
+                Some(Message::HooksPlease) => {
+                    debug("running prestart and createRuntime hooks");
+                    let text = hook_state.text("creating", child.pid);
+                    for (kind, list) in &hooks.host {
+                        hooks::run_all(kind, list, &text)?;
+                    }
+                    near.go()?;
+                }
+                Some(Message::Ready) => {
+                    debug("child process in init()");
+                    process_limits::apply(&self.context.log, child.pid, &self.plan.process)?;
+                    let made = self.state(child.pid)?;
+                    self.folder.save(&made)?;
+                    state = Some(made);
+                    near.go()?;
+                }
+                Some(Message::Listener(number)) => {
+                    let text = hook_state.text("creating", child.pid);
+                    listener::hand_over(child, number, filter, &text)?;
+                    near.go()?;
+                }
+                Some(Message::Failed(text)) => return Err(Failure::new(text)),
+                Some(Message::Waiting) => {
+                    debug("init: closing the pipe to signal completion");
+                    return state.ok_or_else(|| Failure::new("the child was never ready"));
+                }
+                Some(Message::Born(_)) | None => {
+                    return Err(Failure::new("the container's first process was killed"));
+                }
+            }
+        }
+    }
+
+    fn filter(&self) -> Result<Option<Filter>> {
+        let raw = self.spec.linux.as_ref().and_then(|linux| linux.seccomp);
+        let Some(raw) = raw else { return Ok(None) };
+        let filter = Filter::compile(raw)?;
+        let path = self.folder.filter();
+        std::fs::write(&path, filter.bytes()).attempt(|| format!("write {path:?}"))?;
+        Ok(Some(filter))
+    }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let pairs = self.spec.annotations.iter();
+        pairs
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect()
+    }
+
+    fn hook_state(&self) -> HookState {
+        HookState {
+            oci_version: self.spec.oci_version.to_string(),
+            id: self.request.id.to_owned(),
+            bundle: self.request.bundle.to_owned(),
+            annotations: self.annotations(),
+        }
+    }
+
+    fn state(&self, pid: i32) -> Result<State> {
+        let bundle = self.request.bundle.to_owned();
+        let start = container::process_start(pid)
+            .ok_or_else(|| Failure::new("the container's first process has ended"))?;
+        let annotations = self.annotations();
+        let mut labels = vec![format!("bundle={}", bundle.display())];
+        labels.extend(
+            annotations
+                .iter()
+                .map(|(key, value)| format!("{key}={value}")),
+        );
+        let has = |kind: &NamespaceKind| self.plan.namespaces.has(*kind);
+        Ok(State {
+            id: self.request.id.to_owned(),
+            init_process_pid: pid,
+            init_process_start: start,
+            created: time::now(),
+            rootless: false,
+            cgroup_paths: self.group.paths(),
+            config: RuncConfig {
+                rootfs: self.plan.rootfs.path.clone(),
+                labels,
+            },
+            wrun: Own {
+                version: Own::version(),
+                oci_version: self.spec.oci_version.to_string(),
+                bundle,
+                annotations,
+                namespaces: NamespaceKind::all()
+                    .filter(has)
+                    .map(NamespaceKind::flag)
+                    .sum(),
+                keyring: self.plan.keyring.is_some(),
+                seccomp: self
+                    .spec
+                    .linux
+                    .as_ref()
+                    .is_some_and(|linux| linux.seccomp.is_some()),
+                poststart: hooks::from_spec(&self.spec.hooks.poststart)?,
+                poststop: hooks::from_spec(&self.spec.hooks.poststop)?,
+            },
+        })
+    }
+
+    /// Removes what was made. Each step is tried; a failure here would only hide the first one.
+    fn undo(&self) {
+        for undone in [self.group.remove(), self.folder.remove()] {
+            if let Err(failure) = undone {
+                self.context
+                    .log
+                    .warning(&format!("after a failed create: {failure}"));
+            }
+        }
+    }
+}

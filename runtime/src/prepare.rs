@@ -1,0 +1,249 @@
+//! What the child will need of the host, opened before it exists: mount sources as detached trees,
+//! the host's `/dev/null`, its procfs, the namespaces to join.
+//!
+//! The child then needs no path of the host: neither one that its mount namespace no longer has, nor
+//! one that a user namespace may not reach. Everything is read in the host's mount namespace, so that
+//! a bind with `rshared` is a peer of the host's mount.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstat, fstatfs, open, statx};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use sys::mount::{MountAttr, mount_map_ids, mount_setattr};
+
+use crate::failure::{Attempt, Failure, Result};
+use crate::plan::{InitPlan, Mount, NamespaceKind, Source};
+use crate::user_namespace;
+
+/// Opened sources of one mount.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// Made by the child, in its own namespaces.
+    Later,
+    Tree(OwnedFd),
+    /// Folder name below the mount, detached tree.
+    Folders(Vec<(String, OwnedFd)>),
+}
+
+/// Everything that the child gets.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) rootfs: OwnedFd,
+    /// One for each mount of the plan.
+    pub(crate) mounts: Vec<Opened>,
+    /// One for each device that is bound.
+    pub(crate) devices: Vec<OwnedFd>,
+    /// `/dev/null`, if paths are masked.
+    pub(crate) null: Option<OwnedFd>,
+    /// The host's procfs, if something has to be written to it.
+    pub(crate) proc: Option<ProcRoot>,
+    pub(crate) namespaces: Vec<(NamespaceKind, OwnedFd)>,
+}
+
+/// A procfs that is known to be one: the only thing that writers of sysctls and of LSM labels take.
+#[derive(Debug)]
+pub(crate) struct ProcRoot(OwnedFd);
+
+impl ProcRoot {
+    /// The host's.
+    pub(crate) fn of_host() -> Result<ProcRoot> {
+        let what = || "open /proc of the host".to_owned();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = open("/proc", flags, Mode::empty()).attempt(what)?;
+        // proc(5): the root of every procfs has inode 1.
+        let magic = fstatfs(&fd).attempt(what)?.f_type;
+        if magic != rustix::fs::PROC_SUPER_MAGIC || fstat(&fd).attempt(what)?.st_ino != 1 {
+            return Err(Failure::new("/proc of the host is not a procfs"));
+        }
+        Ok(ProcRoot(fd))
+    }
+
+    /// Opens a file below it for writing; nothing that is mounted over a part of it is entered
+    /// (CVE-2019-16884, CVE-2025-52881).
+    pub(crate) fn open_to_write(
+        &self,
+        path: &str,
+    ) -> std::result::Result<OwnedFd, rustix::io::Errno> {
+        use rustix::fs::{ResolveFlags, openat2};
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        openat2(
+            &self.0,
+            path,
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        )
+    }
+
+    /// Writes one value in one go.
+    pub(crate) fn write(
+        &self,
+        path: &str,
+        value: &str,
+    ) -> std::result::Result<(), rustix::io::Errno> {
+        let file = self.open_to_write(path)?;
+        rustix::io::retry_on_intr(|| rustix::io::write(&file, value.as_bytes()))?;
+        Ok(())
+    }
+}
+
+/// The container's control groups, for mounts of type cgroup.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CgroupFolders<'a> {
+    /// Name below a v1 mount and the container's folder; on v2 one entry.
+    pub(crate) own: &'a [(String, PathBuf)],
+}
+
+/// A detached copy of the mount at `path`, with those below it if `recursive`.
+pub(crate) fn tree(base: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    open_tree(base, path, flags).attempt(|| format!("open mount source {path:?}"))
+}
+
+/// Opens everything that `plan` takes from the host.
+pub(crate) fn sources(plan: &InitPlan<'_>, cgroup: CgroupFolders<'_>) -> Result<Sources> {
+    let private_cgroups = plan.namespaces.has(NamespaceKind::Cgroup);
+    let mut mounts = Vec::with_capacity(plan.mounts.len());
+    for mount in &plan.mounts {
+        mounts.push(opened(plan, mount, cgroup, private_cgroups)?);
+    }
+    let needs_proc = !plan.sysctls.is_empty()
+        || plan.process.apparmor_profile.is_some()
+        || plan.process.selinux_label.is_some();
+    Ok(Sources {
+        rootfs: rootfs(plan)?,
+        mounts,
+        devices: devices(plan)?,
+        null: if plan.masked_paths.is_empty() {
+            None
+        } else {
+            Some(null()?)
+        },
+        proc: if needs_proc {
+            Some(ProcRoot::of_host()?)
+        } else {
+            None
+        },
+        namespaces: namespaces(plan)?,
+    })
+}
+
+fn rootfs(plan: &InitPlan<'_>) -> Result<OwnedFd> {
+    let path = &plan.rootfs.path;
+    let what = || format!("open the root file system {path:?}");
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let fd = open_tree(CWD, path, flags).attempt(what)?;
+    if FileType::from_raw_mode(fstat(&fd).attempt(what)?.st_mode) != FileType::Directory {
+        return Err(Failure::new(format!(
+            "the root file system {path:?} is not a directory"
+        )));
+    }
+    let spread = plan.rootfs.propagation;
+    mount_setattr(fd.as_fd(), true, spread.attr())
+        .attempt(|| format!("set the propagation of {path:?}"))?;
+    // pivot_root(2) refuses a shared root; it gets its propagation afterwards.
+    if spread.goes_out() {
+        let private = MountAttr {
+            propagation: 1 << 18,
+            ..MountAttr::default()
+        };
+        mount_setattr(fd.as_fd(), false, private)
+            .attempt(|| format!("set the propagation of {path:?}"))?;
+    }
+    Ok(fd)
+}
+
+fn opened(
+    plan: &InitPlan<'_>,
+    mount: &Mount<'_>,
+    cgroup: CgroupFolders<'_>,
+    private_cgroups: bool,
+) -> Result<Opened> {
+    match &mount.source {
+        Source::Bind { path, recursive } => Ok(Opened::Tree(bind(plan, mount, path, *recursive)?)),
+        Source::CgroupV2 if private_cgroups => match cgroup.own {
+            [(_, folder), ..] => Ok(Opened::Tree(attributed(mount, tree(CWD, folder, false)?)?)),
+            [] => Ok(Opened::Later),
+        },
+        Source::CgroupV1 => {
+            let open = |(name, folder): &(String, PathBuf)| {
+                Ok((name.clone(), attributed(mount, tree(CWD, folder, false)?)?))
+            };
+            Ok(Opened::Folders(
+                cgroup.own.iter().map(open).collect::<Result<_>>()?,
+            ))
+        }
+        _ => Ok(Opened::Later),
+    }
+}
+
+fn bind(plan: &InitPlan<'_>, mount: &Mount<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let fd = tree(CWD, path, recursive)?;
+    if let Some(maps) = &mount.id_maps {
+        let own = (&plan.namespaces.uid_maps[..], &plan.namespaces.gid_maps[..]);
+        let (uids, gids) = if maps.uids.is_empty() {
+            own
+        } else {
+            (maps.uids, maps.gids)
+        };
+        if uids.is_empty() {
+            return Err(Failure::new(format!("bind {path:?}: no ids to map")));
+        }
+        let user = user_namespace::with_maps(uids, gids)?;
+        mount_map_ids(fd.as_fd(), maps.recursive, user.as_fd())
+            .attempt(|| format!("map the ids of {path:?}"))?;
+    }
+    attributed(mount, fd)
+}
+
+/// Gives a detached tree the attributes and the propagation of `mount`.
+fn attributed(mount: &Mount<'_>, fd: OwnedFd) -> Result<OwnedFd> {
+    let what = || format!("set the attributes of {:?}", mount.destination);
+    for propagation in &mount.propagation {
+        mount_setattr(fd.as_fd(), propagation.recursive, propagation.attr()).attempt(what)?;
+    }
+    if mount.attr != MountAttr::default() {
+        mount_setattr(fd.as_fd(), false, mount.attr).attempt(what)?;
+    }
+    if mount.recursive_attr != MountAttr::default() {
+        mount_setattr(fd.as_fd(), true, mount.recursive_attr).attempt(what)?;
+    }
+    Ok(fd)
+}
+
+/// `/dev/null` of the host, seen to be it (CVE-2025-31133).
+fn null() -> Result<OwnedFd> {
+    let fd = tree(CWD, Path::new("/dev/null"), false)?;
+    let status = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+        .attempt(|| "look at /dev/null".to_owned())?;
+    let is_device = FileType::from_raw_mode(status.stx_mode.into()) == FileType::CharacterDevice;
+    if !is_device || (status.stx_rdev_major, status.stx_rdev_minor) != (1, 3) {
+        return Err(Failure::new("/dev/null of the host is not the null device"));
+    }
+    Ok(fd)
+}
+
+fn devices(plan: &InitPlan<'_>) -> Result<Vec<OwnedFd>> {
+    let bound = plan.devices.iter().flatten().filter(|device| device.bind);
+    bound
+        .map(|device| tree(CWD, Path::new(device.path), false))
+        .collect()
+}
+
+fn namespaces(plan: &InitPlan<'_>) -> Result<Vec<(NamespaceKind, OwnedFd)>> {
+    let open = |(kind, path): (NamespaceKind, &str)| {
+        let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .attempt(|| format!("open the {} namespace {path:?}", kind.name()))?;
+        Ok((kind, fd))
+    };
+    plan.namespaces.all_joined().map(open).collect()
+}

@@ -1,0 +1,232 @@
+//! What is kept of a container under `--root`, and where.
+//!
+//! ```text
+//! <root>/<id>/state.json   this; written by rename. Its top level has runc's names, because tools
+//!                          read those; "wrun" holds what only we need.
+//! <root>/<id>/exec.fifo    exists until the container is started; its first process waits on it
+//! <root>/<id>/seccomp.bpf  the compiled filter, for exec
+//! ```
+//!
+//! The folder's existence is the reservation of the id.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, mkdirat, mknodat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Attempt, Failure, Result, because};
+use crate::hooks::Hook;
+use crate::messages;
+
+/// Version of the part that is ours.
+const VERSION: u32 = 1;
+
+/// Longest id: a file name.
+const MAX_ID: usize = 255;
+
+/// `state.json`.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct State {
+    pub(crate) id: String,
+    pub(crate) init_process_pid: i32,
+    /// Clock ticks after boot, field 22 of `/proc/PID/stat`; tells a pid from its reuse.
+    pub(crate) init_process_start: u64,
+    /// RFC 3339.
+    pub(crate) created: String,
+    pub(crate) rootless: bool,
+    /// Folder by v1 controller; under the empty name on v2.
+    pub(crate) cgroup_paths: BTreeMap<String, PathBuf>,
+    pub(crate) config: RuncConfig,
+    pub(crate) wrun: Own,
+}
+
+/// The few parts of runc's `config` that are read by others.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct RuncConfig {
+    pub(crate) rootfs: PathBuf,
+    /// `key=value`: the annotations, and `bundle=PATH`.
+    pub(crate) labels: Vec<String>,
+}
+
+/// What only we need.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Own {
+    pub(crate) version: u32,
+    pub(crate) oci_version: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// `CLONE_NEW*` of all kinds that the container does not share with its maker.
+    pub(crate) namespaces: i32,
+    /// Its processes get session keyrings of their own.
+    pub(crate) keyring: bool,
+    pub(crate) seccomp: bool,
+    pub(crate) poststart: Vec<Hook>,
+    pub(crate) poststop: Vec<Hook>,
+}
+
+impl Own {
+    /// Of the version that this program writes.
+    pub(crate) fn version() -> u32 {
+        VERSION
+    }
+}
+
+/// Why there is no state to be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{}", messages::DOES_NOT_EXIST)]
+    DoesNotExist,
+    #[error("{0}")]
+    Failed(#[from] Failure),
+}
+
+/// The folder of one container.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder of container `id`, whether it exists or not.
+    ///
+    /// # Errors
+    ///
+    /// An id that is no plain file name.
+    pub(crate) fn of(root: &Path, id: &str) -> Result<Folder> {
+        check_id(id)?;
+        Ok(Folder {
+            path: root.join(id),
+        })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the folder, which reserves the id.
+    ///
+    /// # Errors
+    ///
+    /// [`messages::ALREADY_EXISTS`], or what the filesystem says.
+    pub(crate) fn reserve(&self) -> Result<()> {
+        let what = || format!("make {:?}", self.path);
+        let mut made = mkdirat(CWD, &self.path, Mode::from_raw_mode(0o711));
+        if made == Err(Errno::NOENT) {
+            let root = self.path.parent().unwrap_or(Path::new("/"));
+            std::fs::create_dir_all(root).attempt(|| format!("make {root:?}"))?;
+            made = mkdirat(CWD, &self.path, Mode::from_raw_mode(0o711));
+        }
+        match made {
+            Err(Errno::EXIST) => Err(Failure::new(messages::ALREADY_EXISTS)),
+            made => made.attempt(what),
+        }
+    }
+
+    /// Removes the folder with all that is in it.
+    pub(crate) fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.attempt(|| format!("remove {:?}", self.path)),
+        }
+    }
+
+    /// The pipe that the first process waits on.
+    pub(crate) fn gate(&self) -> PathBuf {
+        self.path.join("exec.fifo")
+    }
+
+    /// Makes it.
+    pub(crate) fn make_gate(&self) -> Result<()> {
+        mknodat(
+            CWD,
+            self.gate(),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .attempt(|| format!("make {:?}", self.gate()))
+    }
+
+    /// The compiled system call filter.
+    pub(crate) fn filter(&self) -> PathBuf {
+        self.path.join("seccomp.bpf")
+    }
+
+    /// Writes the state by rename: a reader sees all or nothing.
+    pub(crate) fn save(&self, state: &State) -> Result<()> {
+        let text = serde_json::to_vec(state).map_err(|error| because("write the state", &error))?;
+        let (whole, part) = (
+            self.path.join("state.json"),
+            self.path.join("state.json.new"),
+        );
+        std::fs::write(&part, text).attempt(|| format!("write {part:?}"))?;
+        std::fs::rename(&part, &whole).attempt(|| format!("rename to {whole:?}"))
+    }
+
+    /// Reads the state.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DoesNotExist`] if there is none, also while a container is being made.
+    pub(crate) fn load(&self) -> std::result::Result<State, Error> {
+        let path = self.path.join("state.json");
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::DoesNotExist);
+            }
+            text => text.attempt(|| format!("read {path:?}"))?,
+        };
+        let state = serde_json::from_slice(&text);
+        Ok(state.map_err(|error| because(&format!("read {path:?}"), &error))?)
+    }
+}
+
+/// Ids are file names of a few characters, as in runc.
+fn check_id(id: &str) -> Result<()> {
+    if id.is_empty() {
+        return Err(Failure::new("container id cannot be empty"));
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+    if id.len() > MAX_ID || matches!(id, "." | "..") || !id.chars().all(plain) {
+        return Err(Failure::new(format!("{}: {id:?}", messages::INVALID_ID)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(id: &str, good: bool) {
+        assert_eq!(check_id(id).is_ok(), good, "{id:?}");
+    }
+
+    #[test]
+    fn ids_are_plain_file_names() {
+        check("a-b_c+d.1", true);
+        check("", false);
+        check(".", false);
+        check("..", false);
+        check("a/b", false);
+        check("../x", false);
+        check("a b", false);
+        check("ä", false);
+        check(&"a".repeat(256), false);
+    }
+
+    #[test]
+    fn an_id_is_reserved_once() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::of(&root.path().join("deep/root"), "a").unwrap();
+        folder.reserve().unwrap();
+        let error = folder.reserve().unwrap_err();
+        assert_eq!(error.to_string(), messages::ALREADY_EXISTS);
+        assert!(matches!(folder.load(), Err(Error::DoesNotExist)));
+        folder.remove().unwrap();
+        folder.remove().unwrap();
+    }
+}

@@ -1,0 +1,284 @@
+//! Terminals and signals on the host's side: connecting to a console socket, and standing between
+//! the caller's terminal and that of a container in the foreground.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, read, retry_on_intr, write};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect as connect_to, recvmsg, socket_with, socketpair,
+};
+use rustix::stdio::{stdin, stdout};
+use rustix::termios::{
+    OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
+
+use crate::failure::{Attempt, Failure, Result};
+use crate::messages;
+use crate::reap::{Ended, reap};
+
+/// Bytes that are moved at once.
+const CHUNK: usize = 16 * 1024;
+
+/// Connects to the socket that gets the master of a terminal.
+pub(crate) fn connect(path: &str) -> Result<OwnedFd> {
+    let what = || format!("connect to console socket {path:?}");
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).attempt(what)?;
+    let address = SocketAddrUnix::new(path).attempt(what)?;
+    connect_to(&socket, &address).attempt(what)?;
+    Ok(socket)
+}
+
+/// Where the master of a new terminal goes.
+#[derive(Debug)]
+pub(crate) enum Console {
+    /// There is no terminal.
+    None,
+    /// To the caller's socket.
+    Socket(OwnedFd),
+    /// To this process, which passes everything on.
+    Here { near: OwnedFd, far: OwnedFd },
+}
+
+impl Console {
+    /// By what the command line and the configuration say.
+    pub(crate) fn choose(socket: Option<&str>, terminal: bool, detached: bool) -> Result<Console> {
+        match (socket.filter(|path| !path.is_empty()), terminal) {
+            (Some(path), true) if detached => Ok(Console::Socket(connect(path)?)),
+            (Some(_), _) => Err(Failure::new(messages::SOCKET_NEEDS_TERMINAL)),
+            (None, true) if detached => Err(Failure::new(messages::TERMINAL_NEEDS_SOCKET)),
+            (None, false) => Ok(Console::None),
+            (None, true) => {
+                let flags = SocketFlags::CLOEXEC;
+                let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+                    .attempt(|| "make a console socket".to_owned())?;
+                Ok(Console::Here { near, far })
+            }
+        }
+    }
+
+    /// For the child.
+    pub(crate) fn socket(&self) -> Option<&OwnedFd> {
+        match self {
+            Console::None => None,
+            Console::Socket(socket) | Console::Here { far: socket, .. } => Some(socket),
+        }
+    }
+
+    /// The master, if it came here.
+    pub(crate) fn master(self) -> Result<Option<OwnedFd>> {
+        match self {
+            Console::None | Console::Socket(_) => Ok(None),
+            Console::Here { near, far } => {
+                drop(far);
+                receive(&near).map(Some)
+            }
+        }
+    }
+}
+
+fn receive(socket: &OwnedFd) -> Result<OwnedFd> {
+    let what = || "receive the terminal".to_owned();
+    let mut text = [0_u8; 256];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut text)],
+        &mut beside,
+        RecvFlags::CMSG_CLOEXEC,
+    )
+    .attempt(what)?;
+    let fds = beside.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    fds.flatten().next().ok_or_else(|| Failure::new(what()))
+}
+
+/// From now on signals wait to be read from the descriptor; the child resets its own mask.
+pub(crate) fn block_signals() -> Result<OwnedFd> {
+    let mut all = SigSet::all();
+    // Faults of our own must still end us.
+    for fault in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGILL,
+        Signal::SIGFPE,
+        Signal::SIGABRT,
+    ] {
+        all.remove(fault);
+    }
+    all.thread_block().attempt(|| "block signals".to_owned())?;
+    let descriptor = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .attempt(|| "make a signal descriptor".to_owned())?;
+    descriptor
+        .as_fd()
+        .try_clone_to_owned()
+        .attempt(|| "keep the signal descriptor".to_owned())
+}
+
+/// The caller's terminal in raw mode, and back again at the end.
+struct Raw(Option<Termios>);
+
+impl Raw {
+    fn enter() -> Result<Raw> {
+        if !isatty(stdin()) {
+            return Ok(Raw(None));
+        }
+        let before = tcgetattr(stdin()).attempt(|| "read the terminal's settings".to_owned())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Now, &raw)
+            .attempt(|| "make the terminal raw".to_owned())?;
+        Ok(Raw(Some(before)))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // There is nothing better to do for a terminal that has gone.
+            let _gone = tcsetattr(stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+/// Passes signals and, with a terminal, bytes between the caller and a process until it ends.
+pub(crate) fn accompany(
+    pidfd: &OwnedFd,
+    signals: &OwnedFd,
+    master: Option<&OwnedFd>,
+) -> Result<Ended> {
+    let raw = master.map(|_| Raw::enter()).transpose()?;
+    if let Some(master) = master {
+        copy_size(master);
+    }
+    let mut input_open = master.is_some();
+    let mut output_open = master.is_some();
+    loop {
+        let mut fds = vec![
+            PollFd::new(pidfd, PollFlags::IN),
+            PollFd::new(signals, PollFlags::IN),
+        ];
+        let own_input = stdin();
+        if let Some(master) = master {
+            let wanted = |open: bool| {
+                if open {
+                    PollFlags::IN
+                } else {
+                    PollFlags::empty()
+                }
+            };
+            // A hung-up descriptor would report that without end, so it is only asked about once.
+            if output_open {
+                fds.push(PollFd::from_borrowed_fd(master.as_fd(), wanted(true)));
+            }
+            if input_open {
+                fds.push(PollFd::from_borrowed_fd(own_input, wanted(true)));
+            }
+        }
+        retry_on_intr(|| poll(&mut fds, None)).attempt(|| "wait for the container".to_owned())?;
+        let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        let (ended, signalled) = (ready(0), ready(1));
+        let (output, input) = (
+            output_open && ready(2),
+            input_open && ready(2 + usize::from(output_open)),
+        );
+        if let Some(master) = master {
+            if output {
+                output_open = pass(master.as_fd(), stdout());
+            }
+            if input {
+                input_open = pass(stdin(), master.as_fd());
+            }
+        }
+        if signalled {
+            forward(signals, pidfd, master)?;
+        }
+        if ended {
+            if let Some(master) = master.filter(|_| output_open) {
+                drain(master);
+            }
+            drop(raw);
+            return reap(pidfd);
+        }
+    }
+}
+
+/// Moves what is there; `false` if there will never be more.
+fn pass(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+    let mut chunk = [0_u8; CHUNK];
+    let got = match retry_on_intr(|| read(from, &mut chunk)) {
+        // A terminal whose other side is closed gives EIO.
+        Ok(0) | Err(Errno::IO) => return false,
+        Ok(got) => got,
+        Err(error) => return error == Errno::AGAIN,
+    };
+    let mut rest = &chunk[..got];
+    while !rest.is_empty() {
+        match retry_on_intr(|| write(to, rest)) {
+            Ok(written) => rest = &rest[written..],
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// What a process wrote before it ended.
+fn drain(master: &OwnedFd) {
+    loop {
+        let mut fds = [PollFd::new(master, PollFlags::IN)];
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let ready = retry_on_intr(|| poll(&mut fds, Some(&now))).unwrap_or(0);
+        if ready == 0
+            || !fds[0].revents().contains(PollFlags::IN)
+            || !pass(master.as_fd(), stdout())
+        {
+            return;
+        }
+    }
+}
+
+fn copy_size(master: &OwnedFd) {
+    // Without a terminal of the caller's there is no size to copy.
+    if let Ok(size) = tcgetwinsize(stdin()) {
+        let _gone = tcsetwinsize(master, size);
+    }
+}
+
+/// Every waiting signal goes to the process; a change of size to its terminal.
+fn forward(signals: &OwnedFd, pidfd: &OwnedFd, master: Option<&OwnedFd>) -> Result<()> {
+    /// Size of `struct signalfd_siginfo` (signalfd(2)); its first field is the number.
+    const SIZE: usize = 128;
+    let mut info = [0_u8; SIZE];
+    loop {
+        match retry_on_intr(|| read(signals, &mut info)) {
+            Ok(SIZE) => {}
+            Ok(_) | Err(Errno::AGAIN) => return Ok(()),
+            Err(error) => return Err(error).attempt(|| "read a signal".to_owned()),
+        }
+        let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+        match (number, master) {
+            (WINCH, Some(master)) => copy_size(master),
+            // Orphans that came to us end with us; the main one is seen by its handle.
+            (CHLD, _) => {}
+            _ => {
+                // It may have ended just now, or be of a user that we may not signal any more.
+                drop(sys::process::pidfd_send_signal(pidfd.as_fd(), number));
+            }
+        }
+    }
+}
+
+const CHLD: i32 = 17;
+const WINCH: i32 = 28;
