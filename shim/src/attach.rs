@@ -223,24 +223,24 @@ impl Clients {
         Typed::End
     }
 
-    /// Takes input from clients, or leaves it with them.
+    /// Takes input from clients, or leaves it with them. A client whose input is left with it is not
+    /// watched at all: that it has hung up would be told again and again.
     pub(crate) fn pause(&mut self, pause: bool, poller: &Poller) {
         if std::mem::replace(&mut self.paused, pause) == pause {
             return;
         }
-        let interest = if pause {
-            Interest::empty()
-        } else {
-            Interest::IN
-        };
         for client in &self.alive {
             if let Some(stdin) = &client.stdin {
                 let token = Token::Client {
                     number: client.number,
                     stream: STDIN,
                 };
-                // What cannot be watched any more is found gone when its output is written.
-                drop(poller.change(stdin, token, interest));
+                let changed = match pause {
+                    true => poller.remove(stdin),
+                    false => poller.add(stdin, token, Interest::IN),
+                };
+                // Neither fails but for want of memory; the client can then type no more.
+                drop(changed);
             }
         }
     }

@@ -12,7 +12,11 @@
 //!                     `------------- Over <- deleted - Recorded
 //! ```
 
+mod phase;
 mod session;
+#[cfg(test)]
+mod storm;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -23,10 +27,11 @@ use shim_api::error::Kind;
 use shim_api::message::Content;
 use shim_api::reply::Result as Answer;
 use shim_api::request::Call;
-use shim_api::state_reply::Phase as Seen;
-use shim_api::{Create, Created, Done, Error, ExitRecord, Exited, StateReply};
+use shim_api::{Create, Created, Done, Error, ExitRecord, Exited};
 
+use self::phase::{Ending, Phase};
 use self::session::Sessions;
+pub(crate) use self::terms::{Action, Asker, Event, Made, Now};
 use crate::failure::Failure;
 
 /// How long a shim waits for its Create while nobody is connected.
@@ -58,180 +63,6 @@ const SIGKILL: i32 = 9;
 
 /// The largest signal number (signal(7)).
 const MAX_SIGNAL: i32 = 64;
-
-/// Who asked, and for what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asker {
-    /// Number of the connection.
-    pub(crate) connection: u32,
-    /// The request's sequence.
-    pub(crate) sequence: u64,
-}
-
-/// The time, twice.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
-    /// Nanoseconds since the epoch.
-    pub(crate) wall: i64,
-    /// Time since some moment, never going back.
-    pub(crate) monotonic: Duration,
-}
-
-/// A process that the runtime has made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Made {
-    /// Its pid.
-    pub(crate) pid: i32,
-    /// Whether it is alive, or ended and not reaped.
-    pub(crate) exists: bool,
-}
-
-/// What has happened.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A daemon has connected.
-    Connected(u32),
-    /// A daemon's connection has ended.
-    Disconnected(u32),
-    /// A daemon has asked; `None`: for something that this shim does not know.
-    Request {
-        /// Who.
-        asker: Asker,
-        /// What.
-        call: Option<Call>,
-        /// How many descriptors came with it.
-        descriptors: usize,
-    },
-    /// The runtime's create has ended, or could not be begun.
-    CreateEnded(Result<Made, Failure>),
-    /// The runtime's start has ended, or could not be begun.
-    StartEnded(Result<(), Failure>),
-    /// A runtime's kill has ended, or could not be begun.
-    KillEnded(u32, Result<(), Failure>),
-    /// A runtime's exec has ended, or could not be begun.
-    ExecEnded(u32, Result<Made, Failure>),
-    /// The runtime's delete has ended, well or not.
-    DeleteEnded,
-    /// A process other than a runtime was reaped.
-    Reaped {
-        /// Its pid.
-        pid: i32,
-        /// 0 to 255, or 128 + N.
-        code: i32,
-    },
-    /// Init is gone and was not ours to reap.
-    InitVanished,
-    /// Whether the counter of out-of-memory kills rose.
-    OomRose(bool),
-    /// A sweep was made; so many processes were found.
-    Swept(usize),
-    /// All output is read, and clients have theirs.
-    Drained,
-    /// A deadline may have passed.
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Action {
-    /// Answer a request.
-    Reply(Asker, Answer),
-    /// Answer an Exec with its pid and, if it has one, its terminal.
-    ReplyExec(Asker, u32, i32),
-    /// Tell one connection.
-    Tell(u32, Content),
-    /// Tell all connections.
-    TellAll(Content),
-    /// Open log and streams and begin the runtime's create.
-    Create(Create),
-    /// Begin the runtime's start.
-    Start,
-    /// Begin a runtime's kill.
-    Kill {
-        /// Tells invocations apart.
-        number: u32,
-        /// The signal.
-        signal: i32,
-        /// To every process.
-        all: bool,
-    },
-    /// End init.
-    EndInit,
-    /// Begin a runtime's exec, with the descriptors that came with the request.
-    Exec {
-        /// Tells invocations apart.
-        number: u32,
-        /// The OCI process.
-        process: Vec<u8>,
-        /// Whether it gets a terminal.
-        terminal: bool,
-        /// Which of stdin, stdout, stderr came.
-        streams: [bool; 3],
-    },
-    /// End a runtime's exec that is under way, with what it has made.
-    CancelExec(u32),
-    /// End a process and all that it started.
-    EndFamily(i32),
-    /// Remove what an exec session left.
-    ForgetExec(u32),
-    /// Connect a client, with the descriptors that came with the request, and answer.
-    Attach(Asker, [bool; 3]),
-    /// Set the size of the terminal and answer.
-    Resize(Asker, u16, u16),
-    /// Open the log anew and answer.
-    ReopenLog(Asker),
-    /// Report whether the counter of out-of-memory kills rose.
-    ReadOomCounter,
-    /// End what init left behind, and report.
-    Sweep,
-    /// Close the container's input and our side of its terminal, so that output can end.
-    Drain,
-    /// Write what is left of output and close log and streams.
-    CloseStreams,
-    /// Write the exit record.
-    WriteRecord(ExitRecord),
-    /// Begin the runtime's delete.
-    Delete,
-}
-
-/// What is alive in the container, by how far it has come.
-#[derive(Debug)]
-enum Phase {
-    New,
-    Creating(Asker),
-    Created {
-        pid: i32,
-    },
-    Starting {
-        pid: i32,
-        asker: Asker,
-        released: i64,
-        ended: Option<(i32, i64)>,
-    },
-    Running {
-        pid: i32,
-        released: i64,
-    },
-    /// Start failed; init is being ended.
-    Condemned {
-        pid: i32,
-    },
-    Ending(Ending),
-    Recorded(ExitRecord),
-    Abandoned,
-    Over,
-}
-
-/// Init has ended; the rest follows.
-#[derive(Debug)]
-struct Ending {
-    pid: i32,
-    record: ExitRecord,
-    swept: bool,
-    next_sweep: Option<Duration>,
-    drained: bool,
-    deadline: Duration,
-}
 
 /// The whole state.
 #[derive(Debug)]
@@ -272,11 +103,7 @@ impl Machine {
 
     /// Whether init is alive as far as is known.
     pub(crate) fn has_init(&self) -> bool {
-        match self.phase {
-            Phase::Created { .. } | Phase::Running { .. } | Phase::Condemned { .. } => true,
-            Phase::Starting { ended, .. } => ended.is_none(),
-            _ => false,
-        }
+        self.phase.has_init()
     }
 
     /// Whether the end of output is waited for.
@@ -399,7 +226,7 @@ impl Machine {
                 Ok(())
             }
             Call::State(_) => {
-                out.push(Action::Reply(asker, Answer::State(self.state())));
+                out.push(Action::Reply(asker, Answer::State(self.phase.state())));
                 Ok(())
             }
         }
@@ -559,7 +386,7 @@ impl Machine {
     }
 
     fn reaped(&mut self, pid: i32, code: i32, now: Now, out: &mut Actions) {
-        if self.init() == Some(pid) {
+        if self.phase.init() == Some(pid) {
             self.init_ended(code, now, out);
         } else if !self.sessions.ended(pid, code, out) && self.awaits_pid() {
             if self.unclaimed.len() == MAX_UNCLAIMED {
@@ -605,7 +432,7 @@ impl Machine {
         };
         let deadline = now.monotonic + DRAIN_LIMIT;
         self.phase = Phase::Ending(Ending {
-            pid: self.init().unwrap_or_default(),
+            pid: self.phase.init().unwrap_or_default(),
             record,
             swept: false,
             next_sweep: None,
@@ -696,48 +523,15 @@ impl Machine {
         }
     }
 
-    fn init(&self) -> Option<i32> {
-        match self.phase {
-            Phase::Created { pid }
-            | Phase::Starting { pid, .. }
-            | Phase::Running { pid, .. }
-            | Phase::Condemned { pid } => Some(pid),
-            _ => None,
-        }
-    }
-
     fn has_streams(&self) -> bool {
-        self.init().is_some() || matches!(self.phase, Phase::Ending(_))
-    }
-
-    fn state(&self) -> StateReply {
-        let (phase, pid) = match &self.phase {
-            Phase::New | Phase::Creating(_) | Phase::Abandoned => (Seen::New, 0),
-            Phase::Created { pid } | Phase::Starting { pid, .. } => (Seen::Created, *pid),
-            Phase::Running { pid, .. } | Phase::Condemned { pid } => (Seen::Running, *pid),
-            // Not before its record lies there.
-            Phase::Ending(ending) => (Seen::Running, ending.pid),
-            Phase::Recorded(_) | Phase::Over => (Seen::Exited, 0),
-        };
-        StateReply {
-            phase: phase.into(),
-            pid,
-        }
+        self.phase.init().is_some() || matches!(self.phase, Phase::Ending(_))
     }
 
     fn demand(&self, condition: bool, wanted: &str) -> Result<(), Failure> {
         if condition {
             return Ok(());
         }
-        let name = match self.phase {
-            Phase::New => "new",
-            Phase::Creating(_) => "being created",
-            Phase::Created { .. } => "created",
-            Phase::Starting { .. } => "being started",
-            Phase::Running { .. } => "running",
-            Phase::Condemned { .. } | Phase::Ending(_) => "ending",
-            Phase::Recorded(_) | Phase::Abandoned | Phase::Over => "gone",
-        };
+        let name = self.phase.name();
         Err(Failure::new(
             Kind::WrongState,
             format!("the container is {name}, not {wanted}"),

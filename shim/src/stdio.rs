@@ -56,6 +56,8 @@ struct Input {
     file: File,
     /// What the container has not taken yet.
     waiting: Vec<u8>,
+    /// Whether the container's taking it is watched for.
+    watched: bool,
     /// To be closed when all is taken.
     last: bool,
 }
@@ -253,36 +255,26 @@ impl Stdio {
 
     fn type_in(&mut self, data: &[u8], poller: &Poller) {
         // What is typed to a container without input is lost, as with an empty file.
-        let Some(input) = &mut self.input else { return };
-        input.waiting.extend_from_slice(data);
-        if poller
-            .add(&input.file, Token::Input, Interest::OUT)
-            .is_err()
-        {
-            self.input = None;
+        if let Some(input) = &mut self.input {
+            input.waiting.extend_from_slice(data);
+            self.input_ready(poller);
         }
-        self.input_ready(poller);
     }
 
     /// The container takes input, or takes none any more.
     pub(crate) fn input_ready(&mut self, poller: &Poller) {
-        let Some(input) = &mut self.input else { return };
-        match write_some(&mut input.file, &input.waiting) {
-            Ok(written) => drop(input.waiting.drain(..written)),
-            Err(_) => self.input = None,
+        let open = self
+            .input
+            .as_mut()
+            .is_some_and(|input| input.flush(poller).unwrap_or(false));
+        if !open {
+            self.input = None;
         }
         let waits = self
             .input
             .as_ref()
             .is_some_and(|input| !input.waiting.is_empty());
         self.clients.pause(waits, poller);
-        if !waits && let Some(input) = &self.input {
-            // Not watched at all is as good.
-            drop(poller.remove(&input.file));
-            if input.last {
-                self.input = None;
-            }
-        }
     }
 
     /// Closes the container's input and our side of its terminal, so that output can end.
@@ -323,7 +315,22 @@ impl Input {
         Ok(Self {
             file: fd.into(),
             waiting: Vec::new(),
+            watched: false,
             last: false,
         })
+    }
+
+    /// Writes what the container takes; whether there may be more input.
+    fn flush(&mut self, poller: &Poller) -> io::Result<bool> {
+        let written = write_some(&mut self.file, &self.waiting)?;
+        self.waiting.drain(..written);
+        let watch = !self.waiting.is_empty();
+        if watch && !self.watched {
+            poller.add(&self.file, Token::Input, Interest::OUT)?;
+        } else if self.watched && !watch {
+            poller.remove(&self.file)?;
+        }
+        self.watched = watch;
+        Ok(watch || !self.last)
     }
 }

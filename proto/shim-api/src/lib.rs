@@ -3,8 +3,8 @@
 //! The messages are in `shim.proto`. Around them:
 //!
 //! - The daemon binds a listening `SOCK_SEQPACKET` socket at [`SOCKET`] in the bundle and hands it
-//!   to the shim as descriptor [`LISTENER_FD`], so that a connection can be made before the shim
-//!   has run its first instruction.
+//!   to the shim as descriptor [`LISTENER_FD`] (standard input, so that a plain posix_spawn(3) can
+//!   hand it over); a connection can be made before the shim has run its first instruction.
 //! - The shim's command line is
 //!   `wherry-shim --id ID --bundle DIR --runtime PROGRAM --runtime-root DIR [--systemd-cgroup]`.
 //! - `wherry-shim delete` with the same flags undoes what a lost shim left: it runs the OCI
@@ -26,7 +26,7 @@ pub use generated::*;
 pub const SOCKET: &str = "shim.sock";
 
 /// Descriptor under which the shim finds its listening socket.
-pub const LISTENER_FD: i32 = 3;
+pub const LISTENER_FD: i32 = 0;
 
 /// Name of the exit record in the bundle: one [`ExitRecord`], written by rename.
 pub const EXIT_RECORD: &str = "exit";

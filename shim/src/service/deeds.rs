@@ -202,7 +202,8 @@ impl Service {
         }
         let made = made(pid);
         if made.exists {
-            self.init = pidfd_open(pid, PidfdFlags::empty()).ok();
+            let handle = pidfd_open(pid, PidfdFlags::empty());
+            self.init = Some(handle.map_err(|error| Failure::other("hold the container", error))?);
         }
         let fail = |error| Failure::other("watch the container", error);
         if let Some(init) = &self.init {

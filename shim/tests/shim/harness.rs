@@ -36,8 +36,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const SHIM: &str = env!("CARGO_BIN_EXE_wherry-shim");
 const BUSYBOX: &str = "/bin/busybox";
 const CGROUPS: &str = "/sys/fs/cgroup/memory";
-const APPLETS: [&str; 12] = [
-    "sh", "cat", "sleep", "seq", "head", "dd", "stty", "true", "tr", "yes", "kill", "tty",
+const APPLETS: [&str; 13] = [
+    "sh", "cat", "md5sum", "sleep", "seq", "head", "dd", "stty", "true", "tr", "yes", "kill", "tty",
 ];
 
 /// The runtime to test with, or the reason why there is none.

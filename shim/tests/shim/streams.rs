@@ -137,26 +137,21 @@ fn much_input_arrives_whole() {
     let wish = Wish {
         stdin: true,
         stdin_once: true,
-        log: false,
-        ..Wish::script("exec cat")
+        ..Wish::script("exec md5sum")
     };
     let Some((mut container, mut connection)) = Container::started(wish) else {
         return;
     };
-    let (mut typed, mut read) = attach_both(&mut connection);
-    let data: Vec<u8> = (0..2_000_000u32).flat_map(u32::to_be_bytes).collect();
-    let copy = data.clone();
-    let typist = std::thread::spawn(move || typed.write_all(&data));
-    let back = read_all(&mut read);
-    typist.join().unwrap().unwrap();
-    assert!(
-        back == copy,
-        "{} of {} bytes came back",
-        back.len(),
-        copy.len()
-    );
+    let (mut typed, _read) = attach_both(&mut connection);
+    let data: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_be_bytes).collect();
+    typed.write_all(&data).unwrap();
+    drop(typed);
     connection.exited();
     container.wait_for_shim();
+    assert_eq!(
+        container.log_texts(),
+        ["3bdc855431bbf93ae4979ed9277ae03c  -"]
+    );
 }
 
 #[test]
