@@ -1,6 +1,7 @@
 //! Why an operation failed, in the words of the engine; front ends map it to their codes.
 
 use pod::PlanError;
+use pod::lifecycle::Refusal;
 
 /// Why an operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -61,6 +62,14 @@ impl Error {
         Self::NotFound {
             kind: "container",
             id: id.into(),
+        }
+    }
+
+    /// A request about `what` that cannot be now.
+    pub(crate) fn refused(refusal: Refusal, what: impl std::fmt::Display) -> Self {
+        match refusal {
+            Refusal::NameTaken => Self::Exists(format!("{what}: {refusal}")),
+            _ => Self::WrongState(format!("{what}: {refusal}")),
         }
     }
 

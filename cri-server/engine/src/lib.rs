@@ -36,6 +36,7 @@ pub use exec::ExecOutput;
 pub use stats::ContainerStats;
 pub use view::{Container, Exit, Sandbox};
 
+use pod::lifecycle::{self, Namesake, SandboxPhase};
 use pod::{ContainerSpec, NodeFacts, SandboxSpec};
 use pod_task::{Command, PodHandle, PodTask};
 use shim::{Launch, Shim};
@@ -198,16 +199,16 @@ impl Engine {
 
     /// Whether a request for a sandbox that exists may be answered with it.
     fn same_sandbox(&self, handle: &PodHandle, spec: &SandboxSpec) -> Result<(), Error> {
-        use pod::lifecycle::SandboxPhase::NotReady;
-        let stopped = self
-            .sandbox(&handle.id)
-            .is_ok_and(|sandbox| sandbox.phase == NotReady);
-        if *handle.spec != *spec || stopped {
+        // What is not published yet is being made.
+        let phase = self.sandbox(&handle.id).map(|sandbox| sandbox.phase);
+        let namesake = Namesake {
+            phase: phase.unwrap_or(SandboxPhase::Reserved),
+            same_request: *handle.spec == *spec,
+        };
+        lifecycle::make_sandbox(Some(namesake)).map_err(|refusal| {
             let (name, id) = (&spec.name, &handle.id);
-            return Err(Error::Exists(format!(
-                "the name of sandbox {name:?} is taken by {id}"
-            )));
-        }
+            Error::refused(refusal, format!("sandbox {name:?} (there is {id})"))
+        })?;
         Ok(())
     }
 
@@ -361,20 +362,11 @@ impl Engine {
     }
 
     fn running(&self, container: &Container) -> Result<Arc<Shim>, Error> {
-        let shim = self
-            .inner
-            .shims
-            .lock()
-            .expect(LOCK)
-            .get(&container.id)
-            .cloned();
-        match shim {
-            Some(shim) if container.phase == pod::lifecycle::ContainerPhase::Running => Ok(shim),
-            _ => Err(Error::WrongState(format!(
-                "container {} is not running",
-                container.id
-            ))),
-        }
+        let what = || format!("container {}", container.id);
+        lifecycle::in_use(container.phase).map_err(|refusal| Error::refused(refusal, what()))?;
+        let shims = self.inner.shims.lock().expect(LOCK);
+        let shim = shims.get(&container.id).cloned();
+        shim.ok_or_else(|| Error::WrongState(format!("{}: it has just ended", what())))
     }
 
     /// What a container that runs uses.

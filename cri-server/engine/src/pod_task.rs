@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pod::lifecycle::{ContainerPhase, SandboxPhase};
+use pod::lifecycle::{self, ContainerPhase, Making, Namesake, SandboxPhase, Stop};
 use pod::{ContainerSpec, SandboxSpec};
 use shim_api::{ExitRecord, Kill, Start, request};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,9 +22,6 @@ use crate::{Inner, LOCK, making, now, teardown};
 
 /// Commands that may wait for a pod; a further one waits outside.
 const QUEUE: usize = 64;
-
-/// Longest grace of a stop; a longer one means this one.
-const MAX_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long the kernel may take to end what was sent SIGKILL.
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -105,13 +102,13 @@ pub(crate) struct OwnedContainer {
     pub(crate) stopping: Option<Stopping>,
 }
 
-/// A stop under way.
-#[derive(Debug)]
+/// A stop under way. Moments are told on [`PodTask::clock`].
+#[derive(Debug, Default)]
 pub(crate) struct Stopping {
-    /// When SIGKILL is due; `None` once it was sent.
-    kill_at: Option<Instant>,
-    /// When waiting ends for those who wait.
-    give_up_at: Instant,
+    /// When SIGKILL is due; once it was sent: when waiting for its effect ends.
+    kill_at: Option<Duration>,
+    /// SIGKILL was sent.
+    killed: bool,
     waiters: Vec<Answer<()>>,
 }
 
@@ -128,6 +125,7 @@ pub(crate) struct PodTask {
     news: mpsc::UnboundedReceiver<News>,
     queue: mpsc::Receiver<Command>,
     made: watch::Sender<Option<Result<(), Error>>>,
+    began: Instant,
 }
 
 impl PodTask {
@@ -152,6 +150,7 @@ impl PodTask {
             news,
             queue,
             made,
+            began: Instant::now(),
         };
         (task, Arc::new(handle))
     }
@@ -211,14 +210,19 @@ impl PodTask {
     }
 
     async fn create(&mut self, spec: ContainerSpec) -> Result<String, Error> {
-        if self.record.phase != SandboxPhase::Ready {
-            return Err(Error::WrongState(format!(
-                "sandbox {} is not ready",
-                self.record.id
-            )));
-        }
-        if let Some(id) = self.created_before(&spec)? {
-            return Ok(id);
+        let known = self.namesake(&spec);
+        let namesake = known.map(|container| Namesake {
+            phase: phase(&container.record),
+            same_request: container.record.spec == spec,
+        });
+        let decided = lifecycle::make_container(self.record.phase, namesake);
+        let making = decided.map_err(|refusal| {
+            let there = known.map(|container| format!(" (there is {})", container.record.id));
+            let there = there.unwrap_or_default();
+            Error::refused(refusal, format!("container {:?}{there}", spec.name))
+        })?;
+        if let (Making::Join, Some(container)) = (making, known) {
+            return Ok(container.record.id.clone());
         }
         let container = making::container(self, spec).await?;
         let id = container.record.id.clone();
@@ -227,22 +231,11 @@ impl PodTask {
         Ok(id)
     }
 
-    /// The container that an earlier run of the same request made, if it was not started since.
-    fn created_before(&self, spec: &ContainerSpec) -> Result<Option<String>, Error> {
-        let same = |container: &&OwnedContainer| {
-            container.record.spec.name == spec.name && container.record.spec.attempt == spec.attempt
-        };
-        let Some(container) = self.containers.values().find(same) else {
-            return Ok(None);
-        };
-        let id = &container.record.id;
-        if phase(&container.record) == ContainerPhase::Created && container.record.spec == *spec {
-            return Ok(Some(id.clone()));
-        }
-        Err(Error::Exists(format!(
-            "the name of container {:?} is taken by {id}",
-            spec.name
-        )))
+    fn namesake(&self, spec: &ContainerSpec) -> Option<&OwnedContainer> {
+        self.containers.values().find(|container| {
+            let known = &container.record.spec;
+            known.name == spec.name && known.attempt == spec.attempt
+        })
     }
 
     async fn start(&mut self, id: &str) -> Result<(), Error> {
@@ -250,17 +243,8 @@ impl PodTask {
             .containers
             .get(id)
             .ok_or_else(|| Error::container_not_found(id))?;
-        if self.record.phase != SandboxPhase::Ready {
-            return Err(Error::WrongState(format!(
-                "sandbox {} is not ready",
-                self.record.id
-            )));
-        }
-        if phase(&container.record) != ContainerPhase::Created {
-            return Err(Error::WrongState(format!(
-                "container {id} is not in the state created: it was started before"
-            )));
-        }
+        lifecycle::start(self.record.phase, phase(&container.record))
+            .map_err(|refusal| Error::refused(refusal, format!("container {id}")))?;
         let shim = container.process.shim.clone();
         let shim = shim.ok_or_else(|| Error::WrongState(format!("container {id} has ended")))?;
         let result = shim.call(request::Call::Start(Start {}), &[]).await;
@@ -278,33 +262,26 @@ impl PodTask {
     }
 
     async fn stop_container(&mut self, id: &str, grace: Duration, reply: Answer<()>) {
+        let now = self.clock();
         let Some(container) = self.containers.get_mut(id) else {
             return drop(reply.send(Err(Error::container_not_found(id))));
         };
-        if container.record.exit.is_some() {
-            return drop(reply.send(Ok(())));
-        }
-        let created = phase(&container.record) == ContainerPhase::Created;
-        // The init of a container that was not started sleeps and heeds no signal but SIGKILL.
-        let grace = if created {
-            Duration::ZERO
-        } else {
-            grace.min(MAX_GRACE)
+        let under_way = container.stopping.as_ref().and_then(|stop| stop.kill_at);
+        let (kill_at, ask) = match lifecycle::stop(phase(&container.record), now, grace, under_way)
+        {
+            Stop::Done => return drop(reply.send(Ok(()))),
+            Stop::Kill => (now, false),
+            Stop::Ask { kill_at } => (kill_at, container.stopping.is_none()),
+            Stop::Wait { kill_at } => (kill_at, false),
         };
-        let kill_at = Instant::now() + grace;
-        if let Some(stopping) = &mut container.stopping {
-            stopping.kill_at = stopping.kill_at.map(|earlier| earlier.min(kill_at));
-            stopping.waiters.push(reply);
-        } else {
-            container.stopping = Some(Stopping {
-                kill_at: Some(kill_at),
-                give_up_at: kill_at + KILL_PATIENCE,
-                waiters: vec![reply],
-            });
-            if kill_at > Instant::now() {
-                let signal = container.record.stop_signal;
-                signal_process(&container.process, signal, false).await;
-            }
+        let stopping = container.stopping.get_or_insert_default();
+        stopping.waiters.push(reply);
+        if !stopping.killed {
+            stopping.kill_at = Some(kill_at);
+        }
+        if ask {
+            let signal = container.record.stop_signal;
+            signal_process(&container.process, signal, false).await;
         }
         self.on_deadline().await;
     }
@@ -476,43 +453,44 @@ impl PodTask {
         Ok(())
     }
 
+    /// The task's clock: it begins with the task and only goes forward.
+    fn clock(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let stopping = self
             .containers
             .values()
             .filter_map(|container| container.stopping.as_ref());
-        stopping
-            .map(|stopping| stopping.kill_at.unwrap_or(stopping.give_up_at))
-            .min()
+        let next = stopping.filter_map(|stopping| stopping.kill_at).min()?;
+        // A moment beyond what the clock can tell never comes.
+        self.began.checked_add(next)
     }
 
     /// Sends the SIGKILLs that are due, and gives up on those who do not end.
     async fn on_deadline(&mut self) {
-        let now = Instant::now();
+        let now = self.clock();
         let mut stuck = Vec::new();
         for (id, container) in &mut self.containers {
             let Some(stopping) = &mut container.stopping else {
                 continue;
             };
-            match stopping.kill_at {
-                Some(kill_at) if kill_at <= now => {
-                    stopping.kill_at = None;
-                    stopping.give_up_at = now + KILL_PATIENCE;
-                    signal_process(&container.process, SIGKILL, true).await;
-                }
-                None if stopping.give_up_at <= now => stuck.push(id.clone()),
-                _ => {}
+            if stopping.kill_at.is_none_or(|moment| moment > now) {
+                continue;
+            }
+            if stopping.killed {
+                stuck.push(id.clone());
+            } else {
+                stopping.killed = true;
+                stopping.kill_at = Some(now + KILL_PATIENCE);
+                signal_process(&container.process, SIGKILL, true).await;
             }
         }
         for id in stuck {
             let error = Error::Failed(self.why_alive(&id));
             let container = self.containers.get_mut(&id).expect("it was just there");
-            for waiter in container
-                .stopping
-                .take()
-                .map(|s| s.waiters)
-                .unwrap_or_default()
-            {
+            for waiter in container.stopping.take().unwrap_or_default().waiters {
                 drop(waiter.send(Err(error.clone())));
             }
         }

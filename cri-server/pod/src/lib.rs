@@ -7,7 +7,7 @@
 //! ```text
 //! SandboxSpec   + NodeFacts              -plan_sandbox->   SandboxPlan   namespaces, files
 //! ContainerSpec + image, pod, NodeFacts  -plan_container-> ContainerPlan OCI spec, ids, signal
-//! Request       + Lifecycle              -ask->            Verdict       begin, join, refuse
+//! Request + phases          -lifecycle->       a decision     begin, join, wait, refuse
 //! ```
 //!
 //! # Pod rules
@@ -49,6 +49,5 @@ pub mod sandbox;
 
 pub use container::ContainerSpec;
 pub use facts::NodeFacts;
-pub use lifecycle::Lifecycle;
 pub use plan::{ContainerPlan, PlanError, SandboxPlan, plan_container, plan_sandbox};
 pub use sandbox::SandboxSpec;

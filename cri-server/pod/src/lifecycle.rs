@@ -1,18 +1,13 @@
 //! What may happen to a sandbox or a container next.
 //!
-//! [`Lifecycle`] is a plain value: whoever owns a pod asks it before each request, carries out what
-//! it says, and tells it what came of that and which processes have ended. It knows phases and the
-//! operations under way, nothing of how they are carried out.
+//! Whoever owns a pod asks here before each request, and carries out what the answer says. These
+//! are plain values: phases come in, a decision comes out, nothing is carried out.
 //!
 //! ```text
-//! sandbox     Reserved -run-> Ready -stop, lost-> NotReady -remove-> gone
+//! sandbox     Reserved -made-> Ready -stop, lost-> NotReady -remove-> gone
 //! container   -create-> Created -start-> Running -exit, stop-> Exited -remove-> gone
 //! ```
-//!
-//! At most one operation runs on each container, and at most one on the sandbox. While one runs on
-//! the sandbox, none begins on a container.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,524 +34,252 @@ pub enum SandboxPhase {
     NotReady,
 }
 
-/// Names an operation that was begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OperationId(u64);
-
-/// What a client wants to happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request<'a> {
-    /// Make the sandbox; a retry of the request that reserved it.
-    Run,
-    /// Make a container under a new id.
-    Create {
-        /// The id it would get.
-        id: &'a str,
-        /// Its name, which is its own together with `attempt`.
-        name: &'a str,
-        /// How often the client made it before.
-        attempt: u32,
-    },
-    /// Release a container's process.
-    Start {
-        /// The container.
-        id: &'a str,
-    },
-    /// Ask a container to end, and end it when the deadline has come.
-    Stop {
-        /// The container.
-        id: &'a str,
-        /// When asking turns into killing, on a clock that only goes forward.
-        deadline: Duration,
-    },
-    /// Free all that a container has, ending it first.
-    Remove {
-        /// The container.
-        id: &'a str,
-    },
-    /// End all containers and free the network.
-    StopSandbox,
-    /// Free all that the sandbox has, stopping it first.
-    RemoveSandbox,
-}
-
-/// What a request means now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Carry it out, then say what came of it ([`Lifecycle::finish`]).
-    Begin(OperationId),
-    /// It is under way already: answer with what comes of that operation.
-    Join {
-        /// The operation.
-        operation: OperationId,
-        /// Its deadline has come nearer ([`Lifecycle::deadline`]).
-        hurry: bool,
-    },
-    /// Another operation must end first: ask again then.
-    After {
-        /// The operation.
-        operation: OperationId,
-        /// Its deadline has come nearer ([`Lifecycle::deadline`]).
-        hurry: bool,
-    },
-    /// It has happened before: answer with success.
-    Done,
-    /// The container to be made is there, waiting to be started: answer with its id.
-    Exists(String),
-    /// It cannot be.
-    Refuse(Refusal),
-}
-
 /// Why a request cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// There is no container of this id.
-    #[error("container {id} does not exist")]
-    NotFound {
-        /// The id.
-        id: String,
-    },
     /// The sandbox takes no containers and starts none.
-    #[error("the sandbox is not ready")]
+    #[error("its sandbox is not ready")]
     SandboxNotReady,
-    /// Another container has the name, and is past its creation.
-    #[error("the name is taken by container {id}")]
-    NameTaken {
-        /// The container that has it.
-        id: String,
-    },
+    /// Another one has the name.
+    #[error("its name is taken")]
+    NameTaken,
     /// The container is in the wrong phase.
-    #[error("container {id} is {phase:?}, not {needed:?}")]
+    #[error("it is {phase:?}, not {needed:?}")]
     WrongPhase {
-        /// The container.
-        id: String,
         /// Its phase.
         phase: ContainerPhase,
         /// The phase that the request needs.
         needed: ContainerPhase,
     },
-    /// The container is being stopped or removed.
-    #[error("container {id} is being ended")]
-    Ending {
-        /// The container.
-        id: String,
+}
+
+/// Who has the name that a request wants to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Namesake<P> {
+    /// Where it is in its life.
+    pub phase: P,
+    /// It was asked for in just the same words.
+    pub same_request: bool,
+}
+
+/// What to do with a request to make something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// Make it.
+    Begin,
+    /// It is a retry: the answer is what the first request made, or is making.
+    Join,
+}
+
+/// Decides a request to make a sandbox. A retry joins as long as the sandbox has not been stopped.
+///
+/// # Errors
+///
+/// [`Refusal::NameTaken`].
+pub fn make_sandbox(namesake: Option<Namesake<SandboxPhase>>) -> Result<Making, Refusal> {
+    match namesake {
+        None => Ok(Making::Begin),
+        Some(Namesake {
+            phase: SandboxPhase::Reserved | SandboxPhase::Ready,
+            same_request: true,
+        }) => Ok(Making::Join),
+        Some(_) => Err(Refusal::NameTaken),
+    }
+}
+
+/// Decides a request to make a container. A retry joins as long as the container has not been
+/// started.
+///
+/// # Errors
+///
+/// [`Refusal::SandboxNotReady`], [`Refusal::NameTaken`].
+pub fn make_container(
+    sandbox: SandboxPhase,
+    namesake: Option<Namesake<ContainerPhase>>,
+) -> Result<Making, Refusal> {
+    ready(sandbox)?;
+    match namesake {
+        None => Ok(Making::Begin),
+        Some(Namesake {
+            phase: ContainerPhase::Created,
+            same_request: true,
+        }) => Ok(Making::Join),
+        Some(_) => Err(Refusal::NameTaken),
+    }
+}
+
+/// Decides a request to start a container.
+///
+/// # Errors
+///
+/// [`Refusal::SandboxNotReady`], [`Refusal::WrongPhase`].
+pub fn start(sandbox: SandboxPhase, container: ContainerPhase) -> Result<(), Refusal> {
+    in_phase(container, ContainerPhase::Created)?;
+    ready(sandbox)
+}
+
+/// Decides a request that needs a running process: an exec, an attach, a new log file.
+///
+/// # Errors
+///
+/// [`Refusal::WrongPhase`].
+pub fn in_use(container: ContainerPhase) -> Result<(), Refusal> {
+    in_phase(container, ContainerPhase::Running)
+}
+
+/// What to do with a request to stop a container. Moments are told on a clock that only goes
+/// forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It has ended.
+    Done,
+    /// Ask it to end, and end it at that moment.
+    Ask {
+        /// When asking turns into killing.
+        kill_at: Duration,
+    },
+    /// End it at once.
+    Kill,
+    /// It was asked before; it is ended at that moment, the earlier of both wishes.
+    Wait {
+        /// When asking turns into killing.
+        kill_at: Duration,
     },
 }
 
-/// A pod's phases and the operations under way in it.
-#[derive(Clone, Debug)]
-pub struct Lifecycle {
-    /// `None` once it is removed.
-    sandbox: Option<SandboxPhase>,
-    work: Option<Work>,
-    containers: BTreeMap<String, Container>,
-    next: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Container {
-    name: String,
-    attempt: u32,
-    /// `None` while it is being made.
-    phase: Option<ContainerPhase>,
-    work: Option<Work>,
-}
-
-/// An operation under way.
-#[derive(Clone, Copy, Debug)]
-struct Work {
-    id: OperationId,
-    kind: Kind,
-    /// Of a stop.
-    deadline: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Run,
-    Create,
-    Start,
-    Stop,
-    Remove,
-    StopSandbox,
-    RemoveSandbox,
-}
-
-impl Lifecycle {
-    /// A pod that is being made, and the operation that makes it.
-    #[must_use]
-    pub fn reserved() -> (Self, OperationId) {
-        let mut pod = Self::recovered(SandboxPhase::Reserved);
-        let operation = pod.work_on_sandbox(Kind::Run);
-        (pod, operation)
-    }
-
-    /// A pod found on disk, without operations; its containers follow by [`Self::recover`].
-    #[must_use]
-    pub fn recovered(sandbox: SandboxPhase) -> Self {
-        Self {
-            sandbox: Some(sandbox),
-            work: None,
-            containers: BTreeMap::new(),
-            next: 0,
-        }
-    }
-
-    /// Adds a container found on disk.
-    pub fn recover(&mut self, id: &str, name: &str, attempt: u32, phase: ContainerPhase) {
-        let container = Container {
-            name: name.to_owned(),
-            attempt,
-            phase: Some(phase),
-            work: None,
-        };
-        self.containers.insert(id.to_owned(), container);
-    }
-
-    /// The sandbox's phase; `None` once it is removed.
-    #[must_use]
-    pub fn sandbox(&self) -> Option<SandboxPhase> {
-        self.sandbox
-    }
-
-    /// A container's phase; `None` if there is no such container, or none yet.
-    #[must_use]
-    pub fn container(&self, id: &str) -> Option<ContainerPhase> {
-        self.containers
-            .get(id)
-            .and_then(|container| container.phase)
-    }
-
-    /// When the stop `operation` turns from asking to killing; `None` once it has ended, and for
-    /// operations that are no stop.
-    #[must_use]
-    pub fn deadline(&self, operation: OperationId) -> Option<Duration> {
-        let mut works = self
-            .containers
-            .values()
-            .filter_map(|container| container.work);
-        works
-            .find(|work| work.id == operation && work.kind == Kind::Stop)
-            .map(|work| work.deadline)
-    }
-
-    /// Operations on containers that must end before one on the sandbox takes effect. No further
-    /// ones come while that runs.
-    #[must_use]
-    pub fn in_the_way(&self) -> Vec<OperationId> {
-        self.containers
-            .values()
-            .filter_map(|container| container.work)
-            .map(|work| work.id)
-            .collect()
-    }
-
-    /// Whether a running container can be used now: for an exec, an attach, a new log file.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal`] says why not.
-    pub fn usable(&self, id: &str) -> Result<(), Refusal> {
-        match self.container(id) {
-            None => Err(Refusal::NotFound { id: id.to_owned() }),
-            Some(ContainerPhase::Running) => Ok(()),
-            Some(phase) => Err(wrong_phase(id, phase, ContainerPhase::Running)),
-        }
-    }
-
-    /// Decides what a request means now, and takes note of what is begun.
-    pub fn ask(&mut self, request: Request<'_>) -> Verdict {
-        match request {
-            Request::Run => self.run(),
-            Request::Create { id, name, attempt } => self.create(id, name, attempt),
-            Request::Start { id } => self.start(id),
-            Request::Stop { id, deadline } => self.stop(id, deadline),
-            Request::Remove { id } => self.remove(id),
-            Request::StopSandbox => self.stop_sandbox(),
-            Request::RemoveSandbox => self.remove_sandbox(),
-        }
-    }
-
-    /// Takes note that an operation has ended, well or badly. One that is not under way is none of
-    /// ours any more, and changes nothing.
-    pub fn finish(&mut self, operation: OperationId, well: bool) {
-        if let Some(work) = self.work.take_if(|work| work.id == operation) {
-            return self.finish_sandbox(work.kind, well);
-        }
-        let working = |container: &Container| container.work.is_some_and(|w| w.id == operation);
-        let found = self
-            .containers
-            .iter_mut()
-            .find(|(_, container)| working(container));
-        let Some((id, container)) = found else { return };
-        if !container.finish(well) {
-            let id = id.clone();
-            self.containers.remove(&id);
-        }
-    }
-
-    /// Takes note that a container's process has ended.
-    pub fn exited(&mut self, id: &str) {
-        if let Some(container) = self.containers.get_mut(id) {
-            container.phase = Some(ContainerPhase::Exited);
-        }
-    }
-
-    /// Takes note that the sandbox has lost what it stands on: its init, or its boot.
-    pub fn lost(&mut self) {
-        if self.sandbox == Some(SandboxPhase::Ready) {
-            self.sandbox = Some(SandboxPhase::NotReady);
-        }
-    }
-
-    fn run(&self) -> Verdict {
-        match (self.work, self.sandbox) {
-            (
-                Some(Work {
-                    id,
-                    kind: Kind::Run,
-                    ..
-                }),
-                _,
-            ) => join(id),
-            (None, Some(SandboxPhase::Ready)) => Verdict::Done,
-            _ => Verdict::Refuse(Refusal::SandboxNotReady),
-        }
-    }
-
-    fn create(&mut self, id: &str, name: &str, attempt: u32) -> Verdict {
-        let same =
-            |(_, known): &(&String, &Container)| known.name == name && known.attempt == attempt;
-        if let Some((id, known)) = self.containers.iter().find(same) {
-            return known.made_again(id);
-        }
-        if !self.open() {
-            return Verdict::Refuse(Refusal::SandboxNotReady);
-        }
-        let container = Container {
-            name: name.to_owned(),
-            attempt,
-            phase: None,
-            work: None,
-        };
-        self.containers.insert(id.to_owned(), container);
-        self.begin(id, Kind::Create, Duration::ZERO)
-    }
-
-    fn start(&mut self, id: &str) -> Verdict {
-        let Some(container) = self.containers.get(id) else {
-            return Verdict::Refuse(Refusal::NotFound { id: id.to_owned() });
-        };
-        match (container.work, container.phase) {
-            (Some(work), _) if work.kind == Kind::Start => join(work.id),
-            (Some(work), _) if work.kind == Kind::Create => after(work.id),
-            (Some(_), _) => Verdict::Refuse(Refusal::Ending { id: id.to_owned() }),
-            (None, Some(ContainerPhase::Created)) if self.open() => {
-                self.begin(id, Kind::Start, Duration::ZERO)
-            }
-            (None, Some(ContainerPhase::Created)) => Verdict::Refuse(Refusal::SandboxNotReady),
-            (None, phase) => {
-                let phase = phase.unwrap_or(ContainerPhase::Exited);
-                Verdict::Refuse(wrong_phase(id, phase, ContainerPhase::Created))
-            }
-        }
-    }
-
-    fn stop(&mut self, id: &str, deadline: Duration) -> Verdict {
-        let Some(container) = self.containers.get_mut(id) else {
-            return Verdict::Done;
-        };
-        if let Some(work) = &mut container.work {
-            return match work.kind {
-                Kind::Stop => Verdict::Join {
-                    operation: work.id,
-                    hurry: work.hurry(deadline),
-                },
-                Kind::Remove => join(work.id),
-                _ => after(work.id),
-            };
-        }
-        if container.phase == Some(ContainerPhase::Exited) {
-            return Verdict::Done;
-        }
-        match self.work {
-            Some(work) => after(work.id),
-            None => self.begin(id, Kind::Stop, deadline),
-        }
-    }
-
-    fn remove(&mut self, id: &str) -> Verdict {
-        let Some(container) = self.containers.get_mut(id) else {
-            return Verdict::Done;
-        };
-        if let Some(work) = &mut container.work {
-            return match work.kind {
-                Kind::Remove => join(work.id),
-                Kind::Stop => Verdict::After {
-                    operation: work.id,
-                    hurry: work.hurry(Duration::ZERO),
-                },
-                _ => after(work.id),
-            };
-        }
-        match self.work {
-            Some(work) => after(work.id),
-            None => self.begin(id, Kind::Remove, Duration::ZERO),
-        }
-    }
-
-    fn stop_sandbox(&mut self) -> Verdict {
-        match (self.work, self.sandbox) {
-            (Some(work), _) if work.kind == Kind::Run => after(work.id),
-            (Some(work), _) => join(work.id),
-            (None, None) => Verdict::Done,
-            // Containers may live on in a sandbox that was lost.
-            (None, Some(SandboxPhase::NotReady)) if !self.anything_alive() => Verdict::Done,
-            (None, Some(_)) => self.close(Kind::StopSandbox),
-        }
-    }
-
-    fn remove_sandbox(&mut self) -> Verdict {
-        match (self.work, self.sandbox) {
-            (Some(work), _) if work.kind == Kind::RemoveSandbox => join(work.id),
-            (Some(work), _) => after(work.id),
-            (None, None) => Verdict::Done,
-            (None, Some(_)) => self.close(Kind::RemoveSandbox),
-        }
-    }
-
-    /// Whether containers may be made and started.
-    fn open(&self) -> bool {
-        self.sandbox == Some(SandboxPhase::Ready) && self.work.is_none()
-    }
-
-    fn anything_alive(&self) -> bool {
-        let alive = |container: &Container| container.phase != Some(ContainerPhase::Exited);
-        self.containers.values().any(alive)
-    }
-
-    /// Begins an operation on the sandbox; stops under way need wait for nothing any more.
-    fn close(&mut self, kind: Kind) -> Verdict {
-        for work in self
-            .containers
-            .values_mut()
-            .filter_map(|container| container.work.as_mut())
-        {
-            work.deadline = Duration::ZERO;
-        }
-        Verdict::Begin(self.work_on_sandbox(kind))
-    }
-
-    fn work_on_sandbox(&mut self, kind: Kind) -> OperationId {
-        let id = self.new_id();
-        self.work = Some(Work {
-            id,
-            kind,
-            deadline: Duration::ZERO,
-        });
-        id
-    }
-
-    fn begin(&mut self, container: &str, kind: Kind, deadline: Duration) -> Verdict {
-        let id = self.new_id();
-        if let Some(container) = self.containers.get_mut(container) {
-            container.work = Some(Work { id, kind, deadline });
-        }
-        Verdict::Begin(id)
-    }
-
-    fn new_id(&mut self) -> OperationId {
-        self.next += 1;
-        OperationId(self.next)
-    }
-
-    fn finish_sandbox(&mut self, kind: Kind, well: bool) {
-        match (kind, well) {
-            (Kind::Run, true) => self.sandbox = Some(SandboxPhase::Ready),
-            (Kind::Run, false) => self.sandbox = Some(SandboxPhase::NotReady),
-            (Kind::StopSandbox, true) => {
-                self.sandbox = Some(SandboxPhase::NotReady);
-                for container in self.containers.values_mut() {
-                    container.phase = Some(ContainerPhase::Exited);
-                }
-            }
-            (Kind::RemoveSandbox, true) => {
-                self.sandbox = None;
-                self.containers.clear();
-            }
-            _ => {}
-        }
+/// Decides a request to stop a container: `kill_at` is when a stop under way ends it.
+#[must_use]
+pub fn stop(
+    container: ContainerPhase,
+    now: Duration,
+    grace: Duration,
+    kill_at: Option<Duration>,
+) -> Stop {
+    let wanted = now.saturating_add(grace);
+    match (container, kill_at) {
+        (ContainerPhase::Exited, _) => Stop::Done,
+        // What was not started heeds no signal but SIGKILL: it sleeps until it is released.
+        (ContainerPhase::Created, _) => Stop::Kill,
+        (ContainerPhase::Running, _) if grace.is_zero() => Stop::Kill,
+        (ContainerPhase::Running, None) => Stop::Ask { kill_at: wanted },
+        (ContainerPhase::Running, Some(earlier)) => Stop::Wait {
+            kill_at: earlier.min(wanted),
+        },
     }
 }
 
-impl Container {
-    /// What a second request to make the same container means.
-    fn made_again(&self, id: &str) -> Verdict {
-        match (self.work, self.phase) {
-            (
-                Some(Work {
-                    id,
-                    kind: Kind::Create,
-                    ..
-                }),
-                _,
-            ) => join(id),
-            (None, Some(ContainerPhase::Created)) => Verdict::Exists(id.to_owned()),
-            _ => Verdict::Refuse(Refusal::NameTaken { id: id.to_owned() }),
-        }
-    }
-
-    /// Ends its operation; false if the container is no more.
-    fn finish(&mut self, well: bool) -> bool {
-        let kind = self.work.take().map(|work| work.kind);
-        match (kind, well) {
-            (Some(Kind::Create), false) | (Some(Kind::Remove), true) => return false,
-            // Its process may have ended before the news of its making came.
-            (Some(Kind::Create), true) => {
-                self.phase.get_or_insert(ContainerPhase::Created);
-            }
-            (Some(Kind::Start), true) if self.phase == Some(ContainerPhase::Created) => {
-                self.phase = Some(ContainerPhase::Running);
-            }
-            (Some(Kind::Start), false) | (Some(Kind::Stop), true) => {
-                self.phase = Some(ContainerPhase::Exited);
-            }
-            _ => {}
-        }
-        true
+fn ready(sandbox: SandboxPhase) -> Result<(), Refusal> {
+    match sandbox {
+        SandboxPhase::Ready => Ok(()),
+        SandboxPhase::Reserved | SandboxPhase::NotReady => Err(Refusal::SandboxNotReady),
     }
 }
 
-impl Work {
-    /// Brings the deadline nearer; false if it was no later.
-    fn hurry(&mut self, deadline: Duration) -> bool {
-        let nearer = deadline < self.deadline;
-        self.deadline = self.deadline.min(deadline);
-        nearer
-    }
-}
-
-fn join(operation: OperationId) -> Verdict {
-    Verdict::Join {
-        operation,
-        hurry: false,
-    }
-}
-
-fn after(operation: OperationId) -> Verdict {
-    Verdict::After {
-        operation,
-        hurry: false,
-    }
-}
-
-fn wrong_phase(id: &str, phase: ContainerPhase, needed: ContainerPhase) -> Refusal {
-    Refusal::WrongPhase {
-        id: id.to_owned(),
-        phase,
-        needed,
+fn in_phase(phase: ContainerPhase, needed: ContainerPhase) -> Result<(), Refusal> {
+    if phase == needed {
+        Ok(())
+    } else {
+        Err(Refusal::WrongPhase { phase, needed })
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CREATED: ContainerPhase = ContainerPhase::Created;
+    const RUNNING: ContainerPhase = ContainerPhase::Running;
+    const EXITED: ContainerPhase = ContainerPhase::Exited;
+
+    fn same<P>(phase: P) -> Option<Namesake<P>> {
+        Some(Namesake {
+            phase,
+            same_request: true,
+        })
+    }
+
+    fn other<P>(phase: P) -> Option<Namesake<P>> {
+        Some(Namesake {
+            phase,
+            same_request: false,
+        })
+    }
+
+    #[test]
+    fn a_retry_gets_the_sandbox_until_it_was_stopped() {
+        assert_eq!(make_sandbox(None), Ok(Making::Begin));
+        assert_eq!(make_sandbox(same(SandboxPhase::Reserved)), Ok(Making::Join));
+        assert_eq!(make_sandbox(same(SandboxPhase::Ready)), Ok(Making::Join));
+        let taken = Err(Refusal::NameTaken);
+        assert_eq!(make_sandbox(same(SandboxPhase::NotReady)), taken);
+        assert_eq!(make_sandbox(other(SandboxPhase::Ready)), taken);
+    }
+
+    #[test]
+    fn a_retry_gets_the_container_until_it_was_started() {
+        let make = |namesake| make_container(SandboxPhase::Ready, namesake);
+        assert_eq!(make(None), Ok(Making::Begin));
+        assert_eq!(make(same(CREATED)), Ok(Making::Join));
+        assert_eq!(make(same(RUNNING)), Err(Refusal::NameTaken));
+        assert_eq!(make(same(EXITED)), Err(Refusal::NameTaken));
+        assert_eq!(make(other(CREATED)), Err(Refusal::NameTaken));
+    }
+
+    #[test]
+    fn a_sandbox_that_is_not_ready_takes_and_starts_nothing() {
+        for sandbox in [SandboxPhase::Reserved, SandboxPhase::NotReady] {
+            let refused = Err(Refusal::SandboxNotReady);
+            assert_eq!(make_container(sandbox, None), refused);
+            assert_eq!(start(sandbox, CREATED), Err(Refusal::SandboxNotReady));
+        }
+    }
+
+    #[test]
+    fn a_container_starts_once() {
+        assert_eq!(start(SandboxPhase::Ready, CREATED), Ok(()));
+        for phase in [RUNNING, EXITED] {
+            let refused = Err(Refusal::WrongPhase {
+                phase,
+                needed: CREATED,
+            });
+            assert_eq!(start(SandboxPhase::Ready, phase), refused);
+        }
+        assert_eq!(in_use(RUNNING), Ok(()));
+        assert!(in_use(CREATED).is_err() && in_use(EXITED).is_err());
+    }
+
+    #[test]
+    fn stopping() {
+        let seconds = Duration::from_secs;
+        let check = |phase, grace, kill_at, expect| {
+            assert_eq!(stop(phase, seconds(100), seconds(grace), kill_at), expect);
+        };
+        check(EXITED, 5, None, Stop::Done);
+        check(CREATED, 5, None, Stop::Kill);
+        check(RUNNING, 0, Some(seconds(103)), Stop::Kill);
+        let kill_at = seconds(105);
+        check(RUNNING, 5, None, Stop::Ask { kill_at });
+        check(RUNNING, 5, Some(seconds(200)), Stop::Wait { kill_at });
+    }
+
+    proptest! {
+        /// Whatever is asked meanwhile, a container is ended no later than it was going to be.
+        #[test]
+        fn the_shortest_deadline_wins(
+            kill_at in 0_u64..1_000_000,
+            now in 0_u64..1_000_000,
+            grace in 1_u64..u64::MAX / 1_000_000,
+        ) {
+            let at = Duration::from_millis;
+            let decided = stop(RUNNING, at(now), at(grace), Some(at(kill_at)));
+            match decided {
+                Stop::Wait { kill_at: later } => {
+                    prop_assert!(later <= at(kill_at) && later <= at(now.saturating_add(grace)));
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}
