@@ -28,8 +28,7 @@ const OOM_SCORE: &str = "-998";
 
 /// Serves one container to its end.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let listener = sys::fd::inherited(LISTENER_FD)
-        .map_err(|error| Failure::other("take the listening socket", error))?;
+    let listener = take_listener()?;
     let signals = prepare_process()?;
     let children_oom_score = lower_oom_score();
     let runtime = Runtime::new(options, children_oom_score);
@@ -41,6 +40,18 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             .map_err(|error| Failure::other("wait for events", error))?;
     }
     Ok(())
+}
+
+/// The socket that the daemon has left open for us.
+fn take_listener() -> Result<OwnedFd, Failure> {
+    let attempt = "take the listening socket";
+    let listener = sys::fd::inherited(LISTENER_FD);
+    let listener = listener.map_err(|error| Failure::other(attempt, error))?;
+    let listens = rustix::net::sockopt::socket_acceptconn(&listener);
+    match listens.map_err(|error| Failure::other(attempt, error))? {
+        true => Ok(listener),
+        false => Err(Failure::other(attempt, "it does not listen")),
+    }
 }
 
 /// Leaves the daemon's session, becomes the parent of what the runtime leaves behind, and blocks

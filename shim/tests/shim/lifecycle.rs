@@ -1,12 +1,15 @@
 //! From the first request to the last, and what is refused on the way.
 
+use std::os::fd::AsFd;
+
+use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
 use shim_api::error::Kind;
 use shim_api::reply::Result as Answer;
 use shim_api::request::Call;
 use shim_api::state_reply::Phase;
 use shim_api::{Kill, ReopenLog, ResizeTerminal, Start, State};
 
-use crate::harness::{Container, Wish, attach_output, exec, read_until};
+use crate::harness::{Container, Wish, attach_output, exec, read_until, spawn, wait_readable};
 
 fn phase(answer: Answer) -> Phase {
     match answer {
@@ -159,4 +162,20 @@ fn a_bundle_that_is_not_json_is_refused() {
     assert_eq!(error.kind(), Kind::Runtime);
     assert!(!error.message.is_empty());
     container.wait_for_shim();
+}
+
+#[test]
+fn a_shim_without_a_socket_ends_at_once() {
+    let program = env!("CARGO_BIN_EXE_wherry-shim");
+    let flags = ["--id", "x", "--bundle", "/", "--runtime", "/bin/true"];
+    let argv: Vec<_> = [program]
+        .into_iter()
+        .chain(flags)
+        .map(str::to_owned)
+        .collect();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let pid = spawn(&argv, Some(null.as_fd()));
+    wait_readable(pidfd_open(pid, PidfdFlags::empty()).unwrap().as_fd());
+    let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(1));
 }
