@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 /// The one key under which everything is shown.
 const KEY: &str = "info";
-/// How containers come to be, in containerd's words for it.
-const RUNTIME_TYPE: &str = "io.containerd.runc.v2";
+/// What stands between the daemon and an OCI runtime.
+const RUNTIME_TYPE: &str = "wherry-shim";
 
 /// A sandbox. Without a process of its own, the pid is that of one of its containers, else 0.
 pub(super) fn sandbox(sandbox: &Sandbox, containers: &[Arc<Container>]) -> HashMap<String, String> {
