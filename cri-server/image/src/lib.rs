@@ -341,7 +341,7 @@ fn lock_root(root: &Path) -> Result<File, Error> {
     use rustix::fs::{FlockOperation, Mode, flock};
     std::fs::create_dir_all(root).during(|| format!("making {}", root.display()))?;
     // Set-user-ID programs of images lie below.
-    rustix::fs::chmod(root, Mode::from_raw_mode(0o711))
+    rustix::fs::chmod(root, Mode::from_raw_mode(0o700))
         .during(|| format!("preparing {}", root.display()))?;
     let path = root.join("lock");
     let file = File::options()

@@ -7,6 +7,7 @@
 
 mod looks;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, OwnedFd};
@@ -104,18 +105,18 @@ impl Uppers {
             layers: layers.to_vec(),
             target: target.to_path_buf(),
         };
-        if self.lock().contains_key(container) {
-            return Err(Error::Other(format!(
-                "container {container:?} has a root file system already"
-            )));
+        match self.lock().entry(container.to_owned()) {
+            Entry::Occupied(_) => {
+                let text = format!("container {container:?} has a root file system already");
+                return Err(Error::Other(text));
+            }
+            Entry::Vacant(_) if !self.layers.keep(layers) => {
+                return Err(Error::NotFound(format!(
+                    "a layer for container {container}"
+                )));
+            }
+            Entry::Vacant(place) => drop(place.insert(Some(record.clone()))),
         }
-        if !self.layers.keep(layers) {
-            return Err(Error::NotFound(format!(
-                "a layer for container {container}"
-            )));
-        }
-        self.lock()
-            .insert(container.to_owned(), Some(record.clone()));
         let mounted = self
             .make(container, &record)
             .and_then(|stack| stack.mount(target));

@@ -1,7 +1,9 @@
 //! The crate as its users see it, against registries on loopback and the real file system.
 
 mod bad_input;
+mod debian;
 mod images;
+mod imports;
 mod mounts;
 mod pulls;
 pub(crate) mod server;
