@@ -158,14 +158,7 @@ impl<'n> Life<'n> {
 
     /// Does a verb to its end and checks what it must have brought.
     fn finish(&mut self, verb: &str) {
-        let running = verb == "start"
-            && self
-                .node
-                .crictl
-                .container(&self.pod.container, "state")
-                .unwrap()
-                == "CONTAINER_RUNNING";
-        if !running {
+        if !self.done(verb) {
             let answer = self.node.crictl.ok(&self.command(verb));
             let answer = answer
                 .unwrap_or_else(|error| panic!("{verb}: {error:?}\n{}", self.node.daemon.log()));
@@ -176,6 +169,22 @@ impl<'n> Life<'n> {
             }
         }
         self.check(verb);
+    }
+
+    /// Whether a verb that was interrupted has come to its end all the same, where crictl would
+    /// call doing it again an error.
+    fn done(&self, verb: &str) -> bool {
+        let crictl = &self.node.crictl;
+        match verb {
+            "start" => {
+                let state = crictl.container(&self.pod.container, "state").unwrap();
+                state == "CONTAINER_RUNNING"
+            }
+            "rm" => crictl.ok(&["ps", "-a", "-q"]).unwrap().is_empty(),
+            "rmp" => crictl.ok(&["pods", "-q"]).unwrap().is_empty(),
+            "rmi" => crictl.ok(&["images", "-q"]).unwrap().is_empty(),
+            _ => false,
+        }
     }
 
     /// What holds after a verb.
