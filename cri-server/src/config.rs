@@ -1,17 +1,19 @@
 //! What the daemon is told: flags, one TOML file, defaults; in this order of weight.
 //!
 //! Everything that can be known to be wrong without touching the system is refused here, before a
-//! socket is bound or a folder made. The keys are defined where they are read: [`Section`] knows
-//! which were asked for, and whatever else the file holds is refused by name.
+//! socket is bound or a folder made. The keys are defined in [`file`].
+
+mod file;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use file::{File, NetworkFile};
 use tracing_subscriber::filter::Targets;
 
 use crate::cli::Flags;
-use crate::toml_section::{KeyError, Section};
+use crate::toml_section::KeyError;
 
 /// The configuration file that need not exist.
 const DEFAULT_FILE: &str = "/etc/wherry/config.toml";
@@ -90,82 +92,6 @@ fn read(path: &Path, asked_for: bool) -> Result<String, Error> {
         }),
         Ok(text) => Ok(text),
     }
-}
-
-/// The configuration file: every key, each absent or of the right type.
-#[derive(Debug, Default)]
-struct File {
-    listen: Option<String>,
-    root: Option<String>,
-    state: Option<String>,
-    registry_config: Option<String>,
-    default_runtime: Option<String>,
-    runtimes: BTreeMap<String, String>,
-    network: NetworkFile,
-    log_level: Option<String>,
-}
-
-/// Its table `[network]`.
-#[derive(Debug, Default)]
-struct NetworkFile {
-    mode: Option<String>,
-    bridge: Option<String>,
-    subnet: Option<String>,
-    cni_conf_dir: Option<String>,
-    cni_bin_dirs: Option<Vec<String>>,
-    cni_cache_dir: Option<String>,
-}
-
-impl File {
-    fn parse(table: toml::Table) -> Result<Self, KeyError> {
-        let mut top = Section::top(table);
-        let file = Self {
-            listen: top.string("listen")?,
-            root: top.string("root")?,
-            state: top.string("state")?,
-            registry_config: top.string("registry_config")?,
-            default_runtime: top.string("default_runtime")?,
-            runtimes: runtimes(top.section("runtimes")?)?,
-            network: NetworkFile::parse(top.section("network")?)?,
-            log_level: log_level(top.section("log")?)?,
-        };
-        top.finish()?;
-        Ok(file)
-    }
-}
-
-impl NetworkFile {
-    fn parse(mut section: Section) -> Result<Self, KeyError> {
-        let network = Self {
-            mode: section.string("mode")?,
-            bridge: section.string("bridge")?,
-            subnet: section.string("subnet")?,
-            cni_conf_dir: section.string("cni_conf_dir")?,
-            cni_bin_dirs: section.strings("cni_bin_dirs")?,
-            cni_cache_dir: section.string("cni_cache_dir")?,
-        };
-        section.finish()?;
-        Ok(network)
-    }
-}
-
-/// `[runtimes.NAME] path = "..."`.
-fn runtimes(section: Section) -> Result<BTreeMap<String, String>, KeyError> {
-    let mut runtimes = BTreeMap::new();
-    for (name, mut runtime) in section.sections()? {
-        let path = runtime.string("path")?;
-        runtime.finish()?;
-        let path = path.ok_or_else(|| KeyError::missing(format!("runtimes.{name}.path")))?;
-        runtimes.insert(name, path);
-    }
-    Ok(runtimes)
-}
-
-/// `[log] level = "..."`.
-fn log_level(mut section: Section) -> Result<Option<String>, KeyError> {
-    let level = section.string("level")?;
-    section.finish()?;
-    Ok(level)
 }
 
 /// Puts flags, file and defaults together and checks the whole.

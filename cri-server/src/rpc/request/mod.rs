@@ -6,6 +6,7 @@
 
 mod container;
 mod sandbox;
+mod security;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -99,6 +100,19 @@ fn pairs(field: &str, pairs: HashMap<String, String>) -> Result<BTreeMap<String,
         }
     }
     Ok(pairs.into_iter().collect())
+}
+
+/// Turns each item of a list, giving it its own field name.
+fn each<A, B>(
+    field: &str,
+    items: Vec<A>,
+    turn: impl Fn(&str, A) -> Result<B, Refused>,
+) -> Result<Vec<B>, Refused> {
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| turn(&format!("{field}[{index}]"), item))
+        .collect()
 }
 
 /// A value of an enumeration.

@@ -1,0 +1,84 @@
+//! The configuration file: its keys, each read once by name and type.
+//!
+//! [`Section`] knows which keys were asked for; whatever else the file holds is refused by name.
+//! Whether the values make sense is not decided here.
+
+use std::collections::BTreeMap;
+
+use crate::toml_section::{KeyError, Section};
+
+/// The configuration file: every key, each absent or of the right type.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) listen: Option<String>,
+    pub(super) root: Option<String>,
+    pub(super) state: Option<String>,
+    pub(super) registry_config: Option<String>,
+    pub(super) default_runtime: Option<String>,
+    pub(super) runtimes: BTreeMap<String, String>,
+    pub(super) network: NetworkFile,
+    pub(super) log_level: Option<String>,
+}
+
+/// Its table `[network]`.
+#[derive(Debug, Default)]
+pub(super) struct NetworkFile {
+    pub(super) mode: Option<String>,
+    pub(super) bridge: Option<String>,
+    pub(super) subnet: Option<String>,
+    pub(super) cni_conf_dir: Option<String>,
+    pub(super) cni_bin_dirs: Option<Vec<String>>,
+    pub(super) cni_cache_dir: Option<String>,
+}
+
+impl File {
+    pub(super) fn parse(table: toml::Table) -> Result<Self, KeyError> {
+        let mut top = Section::top(table);
+        let file = Self {
+            listen: top.string("listen")?,
+            root: top.string("root")?,
+            state: top.string("state")?,
+            registry_config: top.string("registry_config")?,
+            default_runtime: top.string("default_runtime")?,
+            runtimes: runtimes(top.section("runtimes")?)?,
+            network: NetworkFile::parse(top.section("network")?)?,
+            log_level: log_level(top.section("log")?)?,
+        };
+        top.finish()?;
+        Ok(file)
+    }
+}
+
+impl NetworkFile {
+    fn parse(mut section: Section) -> Result<Self, KeyError> {
+        let network = Self {
+            mode: section.string("mode")?,
+            bridge: section.string("bridge")?,
+            subnet: section.string("subnet")?,
+            cni_conf_dir: section.string("cni_conf_dir")?,
+            cni_bin_dirs: section.strings("cni_bin_dirs")?,
+            cni_cache_dir: section.string("cni_cache_dir")?,
+        };
+        section.finish()?;
+        Ok(network)
+    }
+}
+
+/// `[runtimes.NAME] path = "..."`.
+fn runtimes(section: Section) -> Result<BTreeMap<String, String>, KeyError> {
+    let mut runtimes = BTreeMap::new();
+    for (name, mut runtime) in section.sections()? {
+        let path = runtime.string("path")?;
+        runtime.finish()?;
+        let path = path.ok_or_else(|| KeyError::missing(format!("runtimes.{name}.path")))?;
+        runtimes.insert(name, path);
+    }
+    Ok(runtimes)
+}
+
+/// `[log] level = "..."`.
+fn log_level(mut section: Section) -> Result<Option<String>, KeyError> {
+    let level = section.string("level")?;
+    section.finish()?;
+    Ok(level)
+}
