@@ -409,10 +409,18 @@ async fn judge(response: Response, host: &Url, limits: &Limits) -> Next {
     }
 }
 
-/// A number of seconds. Dates, which no registry was seen to send, count as not given.
+/// A number of seconds, or a date (RFC 9110, 10.2.3).
 fn retry_after(response: &Response) -> Option<Duration> {
     let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
+    patience(value.trim(), SystemTime::now())
+}
+
+fn patience(value: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(value).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 /// The next part of a body; an error text if the host is silent or breaks off.
@@ -508,6 +516,21 @@ mod tests {
             Some(Duration::from_secs(3))
         );
         assert_eq!(sender.pause(1, Some(Duration::from_secs(3600))), None);
+    }
+
+    #[test]
+    fn patience_is_asked_for_in_seconds_or_until_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(patience("7", now), Some(Duration::from_secs(7)));
+        assert_eq!(
+            patience("Sun, 06 Nov 1994 08:50:07 GMT", now),
+            Some(Duration::from_secs(30))
+        );
+        assert_eq!(
+            patience("Sat, 05 Nov 1994 08:50:07 GMT", now),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(patience("soon", now), None);
     }
 
     #[test]

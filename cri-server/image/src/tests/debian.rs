@@ -1,7 +1,7 @@
 //! Debian's docker-registry, run by a test and ended with it.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use super::images::TestImage;
@@ -15,7 +15,16 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) async fn start(binary: &Path, folder: &Path) -> Self {
+    /// Where the program is, if this machine has it.
+    pub(super) fn program() -> Option<PathBuf> {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path)
+            .map(|folder| folder.join("docker-registry"))
+            .find(|p| p.exists())
+    }
+
+    /// `more` is added to the `http` part of its configuration.
+    pub(super) async fn start(binary: &Path, folder: &Path, more: &str) -> Self {
         let address = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -23,7 +32,7 @@ impl Registry {
         let config = folder.join("registry.yml");
         let data = folder.join("registry");
         let text = format!(
-            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
+            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n{more}",
             data.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -60,13 +69,13 @@ impl Registry {
     }
 
     /// Uploads an image the way that the distribution specification says ("Pushing").
-    pub(super) async fn push(&self, repository: &str, tag: &str, image: &TestImage) {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only([])
+    pub(super) async fn push(&self, scheme: &str, repository: &str, tag: &str, image: &TestImage) {
+        let client = reqwest::Client::builder().no_proxy();
+        let client = client
+            .tls_danger_accept_invalid_certs(true)
             .build()
             .unwrap();
-        let base = format!("http://{}/v2/{repository}", self.name);
+        let base = format!("{scheme}://{}/v2/{repository}", self.name);
         for blob in image.layers.iter().chain([&image.config]) {
             let begun = client
                 .post(format!("{base}/blobs/uploads/"))

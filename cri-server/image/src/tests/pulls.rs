@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::debian::Registry;
 use super::images::{Pack, Shelf, TestImage, index_of};
 use super::server::{Reply, Request, Server};
 use super::tars::Tar;
@@ -459,18 +460,14 @@ async fn a_pull_that_nobody_waits_for_leaves_nothing() {
 
 #[tokio::test]
 async fn debians_registry_is_understood() {
-    let Some(binary) = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path)
-            .map(|p| p.join("docker-registry"))
-            .find(|p| p.exists())
-    }) else {
+    let Some(binary) = Registry::program() else {
         println!("skipped: needs docker-registry");
         return;
     };
     let temp = temp();
-    let registry = super::debian::Registry::start(&binary, temp.path()).await;
+    let registry = Registry::start(&binary, temp.path(), "").await;
     let image = simple("a");
-    registry.push("sub/a", "1", &image).await;
+    registry.push("http", "sub/a", "1", &image).await;
     let store = store_at(temp.path());
     let id = store
         .pull(&format!("{}/sub/a:1", registry.name()), None)
@@ -481,4 +478,59 @@ async fn debians_registry_is_understood() {
         .pull(&format!("{}/sub/none:1", registry.name()), None)
         .await;
     assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
+}
+
+#[tokio::test]
+async fn a_registry_with_a_private_authority_is_trusted_when_configured() {
+    let Some(binary) = Registry::program() else {
+        println!("skipped: needs docker-registry");
+        return;
+    };
+    let (temp, image) = (temp(), simple("a"));
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (temp.path().join("crt.pem"), temp.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let tls = format!(
+        "  tls:\n    certificate: {}\n    key: {}\n",
+        certificate.display(),
+        key.display()
+    );
+    let registry = Registry::start(&binary, temp.path(), &tls).await;
+    registry.push("https", "a", "1", &image).await;
+    let store = store_at(temp.path());
+    let name = format!("{}/a:1", registry.name());
+    let folder = temp.path().join("certs.d").join(registry.name());
+    std::fs::create_dir_all(&folder).unwrap();
+    let configure = |more: &str| {
+        let text = format!("server = \"https://{}\"\n{more}", registry.name());
+        std::fs::write(folder.join("hosts.toml"), text).unwrap();
+    };
+    configure("");
+    let error = store.pull(&name, None).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Unavailable(text) if text.contains("certificate")),
+        "{error}"
+    );
+    configure("ca = \"missing.pem\"");
+    assert!(
+        store
+            .pull(&name, None)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("missing.pem")
+    );
+    for trust in [
+        format!("ca = \"{}\"", certificate.display()),
+        "skip_verify = true".into(),
+    ] {
+        configure(&trust);
+        assert_eq!(
+            store.pull(&name, None).await.unwrap(),
+            image.id(),
+            "{trust}"
+        );
+        store.remove(&name).await.unwrap();
+    }
 }
