@@ -153,6 +153,10 @@ impl Maker<'_> {
         };
         let filter = self.filter()?;
         self.group.create()?;
+        // Before anybody is in it: on v1 device rules begin with denying everything, and the child
+        // must not try to make its nodes at that moment.
+        let resources = self.spec.linux.as_ref().and_then(|linux| linux.resources);
+        self.group.apply(resources)?;
         let folders = self
             .group
             .mount_folders(cgroup_path.unwrap_or(self.request.id));
@@ -230,9 +234,6 @@ impl Maker<'_> {
             user_namespace::write_maps(child.pid, &namespaces.uid_maps, &namespaces.gid_maps)?;
         }
         near.go()?;
-        // Meanwhile the child makes its mounts.
-        let resources = self.spec.linux.as_ref().and_then(|linux| linux.resources);
-        self.group.apply(resources)?;
         let mut state = None;
         let debug = |text: &str| self.context.log.debug(text);
         loop {

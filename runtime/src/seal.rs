@@ -18,6 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 use sys::mount::{MountAttr, RDONLY, mount_setattr};
 
 use crate::failure::{Attempt, Result};
@@ -30,13 +31,23 @@ pub(crate) fn ensure() -> Result<()> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let program = open(SELF, flags, Mode::empty()).attempt(|| format!("open {SELF}"))?;
     if is_read_only(&program)? || is_sealed() {
-        return Ok(());
+        return be_untraceable();
     }
     let copy = match read_only_mount() {
         Err(Errno::PERM | Errno::INVAL | Errno::NOSYS) => sealed_copy()?,
         mount => mount.attempt(|| "make a read-only mount of this program".to_owned())?,
     };
     match execute(&copy)? {}
+}
+
+/// Nobody may trace this process or open what `/proc` has of it, and neither its children, who may
+/// be visible in a container's process ids from their first moment (CVE-2016-9962). For an ordinary
+/// user it is the child that does this, because until then its maker has to write its id maps.
+fn be_untraceable() -> Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).attempt(|| "forbid tracing".to_owned())
 }
 
 fn is_read_only(program: &OwnedFd) -> Result<bool> {

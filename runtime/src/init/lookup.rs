@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
 use rustix::io::Errno;
 
-use super::process::Program;
 use crate::failure::{Attempt, Failure, Result};
 use crate::messages;
 use crate::plan::ProcessPlan;
@@ -15,7 +14,7 @@ use crate::plan::ProcessPlan;
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The program that `args[0]` means, as the user and in the folder that it will start in.
-pub(super) fn program(plan: &ProcessPlan<'_>) -> Result<Program> {
+pub(super) fn program(plan: &ProcessPlan<'_>) -> Result<CString> {
     let name = plan
         .args
         .first()
@@ -24,9 +23,7 @@ pub(super) fn program(plan: &ProcessPlan<'_>) -> Result<Program> {
     let shown = String::from_utf8_lossy(name).into_owned();
     if name.contains(&b'/') {
         check(name).map_err(|error| wrong(&shown, error))?;
-        return Ok(Program {
-            path: c_string(name.to_vec(), &shown)?,
-        });
+        return c_string(name.to_vec(), &shown);
     }
     let path = plan.variable("PATH").unwrap_or(DEFAULT_PATH);
     let mut denied = false;
@@ -36,9 +33,7 @@ pub(super) fn program(plan: &ProcessPlan<'_>) -> Result<Program> {
         let candidate = [folder, b"/", name].concat();
         match check(&candidate) {
             Ok(()) => {
-                return Ok(Program {
-                    path: c_string(candidate, &shown)?,
-                });
+                return c_string(candidate, &shown);
             }
             Err(Errno::ACCESS) => denied = true,
             Err(_) => {}

@@ -17,7 +17,7 @@ mod rootfs;
 pub(crate) use process::become_root;
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::setsid;
 
@@ -77,6 +77,7 @@ pub(crate) fn further(
 ) -> ! {
     let prepared = (|| {
         errand.sync.wait_for_go()?;
+        process::be_untraceable()?;
         join()?;
         let root = rootfs::open_current()?;
         setsid().attempt(|| "start a session".to_owned())?;
@@ -87,7 +88,7 @@ pub(crate) fn further(
             console::set_up(root.as_fd(), socket, errand.process, false)?;
         }
         process::set_apparmor(proc, errand.process)?;
-        become_ready(&errand, proc)
+        become_ready(&errand, root.as_fd(), proc)
     })();
     match prepared {
         Ok(program) => {
@@ -109,6 +110,7 @@ pub(crate) fn further(
 fn build(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<OwnedFd> {
     let FirstErrand { plan, sources, .. } = first;
     errand.sync.wait_for_go()?;
+    process::be_untraceable()?;
     process::join_namespaces(sources)?;
     process::become_root_of_user_namespace(plan)?;
     setsid().attempt(|| "start a session".to_owned())?;
@@ -152,29 +154,37 @@ fn finish(
     protect::set_sysctls(sources.proc.as_ref(), &plan.sysctls)?;
     protect::make_read_only(root.as_fd(), &plan.readonly_paths)?;
     protect::mask(root.as_fd(), &plan.masked_paths, sources.null.as_ref())?;
-    become_ready(errand, sources.proc.as_ref())
+    become_ready(errand, root.as_fd(), sources.proc.as_ref())
 }
 
 /// The tail that first and further processes share: privileges go, the filter comes.
 ///
 /// Without no_new_privs a filter needs `CAP_SYS_ADMIN`, so it is loaded before capabilities are
 /// dropped; with it the filter comes last, so that it sees as little of us as possible.
-fn become_ready(errand: &Errand<'_>, proc: Option<&ProcRoot>) -> Result<process::Program> {
+fn become_ready(
+    errand: &Errand<'_>,
+    root: BorrowedFd<'_>,
+    proc: Option<&ProcRoot>,
+) -> Result<process::Program> {
     let plan = errand.process;
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true).attempt(|| "set no_new_privs".to_owned())?;
     }
+    let prepared = process::prepare(plan, root);
     errand.sync.ask(&Message::Ready)?;
     process::set_selinux(proc, plan)?;
     if !plan.no_new_privileges {
         load_filter(errand)?;
     }
-    process::become_user(plan)?;
-    let program = lookup::program(plan)?;
+    process::become_user(plan, &prepared, root)?;
+    let path = lookup::program(plan)?;
     if plan.no_new_privileges {
         load_filter(errand)?;
     }
-    Ok(program)
+    Ok(process::Program {
+        path,
+        env: prepared.env,
+    })
 }
 
 fn load_filter(errand: &Errand<'_>) -> Result<()> {

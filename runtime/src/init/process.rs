@@ -1,17 +1,18 @@
 //! What a process gives up and takes on before it becomes the container's program.
 
 use std::ffi::CString;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{Gid, Mode, Uid, fchown, fstat};
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fstat};
 use rustix::io::Errno;
-use rustix::process::{chdir, umask};
+use rustix::process::{DumpableBehavior, fchdir, set_dumpable_behavior, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set,
     configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
     set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::complain;
+use super::{complain, rooted};
 use crate::failure::{Attempt, Failure, Result};
 use crate::plan::{CapabilityPlan, InitPlan, NamespaceKind, ProcessPlan};
 use crate::prepare::{ProcRoot, Sources};
@@ -20,6 +21,7 @@ use crate::prepare::{ProcRoot, Sources};
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) path: CString,
+    pub(super) env: Vec<CString>,
 }
 
 /// `KEY_USR_SEARCH` for the owner of a keyring (keyctl(2)).
@@ -34,6 +36,11 @@ pub(super) fn join_keyring(name: &str) -> Result<()> {
         key => key.attempt(what)?,
     };
     sys::keyring::allow(key, KEY_OWNER_SEARCH).attempt(what)
+}
+
+/// What is already in a namespace must not trace what enters it, until that has executed its program.
+pub(super) fn be_untraceable() -> Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).attempt(|| "forbid tracing".to_owned())
 }
 
 /// Enters the namespaces that the configuration names by path. Those of kind pid, time and user are
@@ -120,17 +127,47 @@ pub(super) fn set_selinux(proc: Option<&ProcRoot>, plan: &ProcessPlan<'_>) -> Re
     proc.write("self/attr/exec", label).attempt(what)
 }
 
+/// What needs descriptors or files, found before limits are set that may forbid opening any.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    folder: std::result::Result<OwnedFd, Errno>,
+    /// The environment, with `HOME`.
+    pub(super) env: Vec<CString>,
+}
+
+/// Finds what [`become_user`] and [`execute`] will need.
+pub(super) fn prepare(plan: &ProcessPlan<'_>, root: BorrowedFd<'_>) -> Prepared {
+    Prepared {
+        folder: open_folder(root, plan.cwd),
+        env: environment(plan),
+    }
+}
+
+/// The working directory; no link of procfs to a descriptor leads there.
+fn open_folder(root: BorrowedFd<'_>, path: &str) -> std::result::Result<OwnedFd, Errno> {
+    rooted::open(root, path, OFlags::PATH | OFlags::DIRECTORY)
+}
+
 /// From root to the user that the program runs as: working directory, ids, capabilities.
-pub(super) fn become_user(plan: &ProcessPlan<'_>) -> Result<()> {
+pub(super) fn become_user(
+    plan: &ProcessPlan<'_>,
+    prepared: &Prepared,
+    root: BorrowedFd<'_>,
+) -> Result<()> {
     let identity = &plan.identity;
     own_streams(identity.uid)?;
     // First as root; a folder that only the user may enter gets its second chance below.
-    let entered = chdir(plan.cwd);
+    let entered = prepared
+        .folder
+        .as_ref()
+        .map_err(|error| *error)
+        .and_then(fchdir);
     drop_bounding(&plan.capabilities)?;
     umask(Mode::from_raw_mode(identity.umask.unwrap_or(0o022)));
     change_ids(plan)?;
     if entered.is_err() {
-        chdir(plan.cwd)
+        open_folder(root, plan.cwd)
+            .and_then(fchdir)
             .attempt(|| format!("chdir to cwd ({:?}) set in config.json failed", plan.cwd))?;
     }
     check_working_directory()?;
@@ -234,8 +271,7 @@ pub(super) fn execute(program: &Program, plan: &ProcessPlan<'_>, preserved: u32)
     if let Err(failure) = ready {
         complain(&failure);
     }
-    let env = environment(plan);
-    let error = match nix::unistd::execve(&program.path, &plan.args, &env) {
+    let error = match nix::unistd::execve(&program.path, &plan.args, &program.env) {
         Ok(never) => match never {},
         Err(error) => error,
     };

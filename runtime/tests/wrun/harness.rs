@@ -1,0 +1,290 @@
+//! A bundle of its own for each test, and the program under test.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+/// Longest run of one command, seconds; a test that hits it fails instead of hanging.
+const TIMEOUT: &str = "60";
+
+/// What the containers of the tests call.
+const APPLETS: [&str; 27] = [
+    "sh", "ls", "cat", "id", "mount", "true", "false", "sleep", "hostname", "env", "stat", "touch",
+    "grep", "mkdir", "readlink", "pwd", "kill", "tty", "echo", "rm", "head", "dd", "umount", "ps",
+    "sed", "test", "wc",
+];
+
+/// A bundle and a state folder; its end takes everything with it.
+pub(crate) struct Bundle {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) spec: Value,
+    pub(crate) id: String,
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    fn of(output: &Output) -> Said {
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// It worked.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Said {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+
+    /// It failed with this text.
+    #[track_caller]
+    pub(crate) fn fails(self, text: &str) -> Said {
+        // The log quotes what it writes.
+        let plain = self.err.replace("\\\"", "\"");
+        assert!(
+            self.code != 0 && plain.contains(text),
+            "{self:?} lacks {text:?}"
+        );
+        self
+    }
+}
+
+/// A bundle, or `None` with the reason printed where this machine cannot run containers.
+pub(crate) fn bundle() -> Option<Bundle> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return None;
+    }
+    if !Path::new("/bin/busybox").exists() {
+        println!("skipped: needs /bin/busybox");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("rootfs/bin");
+    fs::create_dir_all(&bin).unwrap();
+    for folder in ["etc", "tmp", "proc"] {
+        fs::create_dir(dir.path().join("rootfs").join(folder)).unwrap();
+    }
+    fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+    for applet in APPLETS {
+        symlink("busybox", bin.join(applet)).unwrap();
+    }
+    let id = format!(
+        "t{}",
+        dir.path()
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .replace('.', "")
+    );
+    Some(Bundle {
+        dir,
+        spec: spec(),
+        id,
+    })
+}
+
+fn spec() -> Value {
+    json!({
+        "ociVersion": "1.3.0",
+        "root": { "path": "rootfs" },
+        "hostname": "box",
+        "process": {
+            "cwd": "/",
+            "args": ["true"],
+            "env": ["PATH=/bin"],
+            "user": { "uid": 0, "gid": 0 },
+            "capabilities": {
+                "bounding": ["CAP_KILL", "CAP_CHOWN", "CAP_SETUID"],
+                "effective": ["CAP_KILL", "CAP_CHOWN"],
+                "permitted": ["CAP_KILL", "CAP_CHOWN"],
+            },
+        },
+        "mounts": [
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+              "options": ["nosuid", "mode=755", "size=64k"] },
+            { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+              "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] },
+        ],
+        "linux": {
+            "namespaces": [
+                { "type": "mount" }, { "type": "pid" }, { "type": "ipc" }, { "type": "uts" },
+                { "type": "network" }, { "type": "cgroup" },
+            ],
+        },
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the program under test is a child of its test"
+)]
+pub(crate) fn program(name: &str) -> Command {
+    Command::new(name)
+}
+
+impl Bundle {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The container runs this shell script.
+    pub(crate) fn script(&mut self, text: &str) -> &mut Self {
+        self.spec["process"]["args"] = json!(["sh", "-c", text]);
+        self
+    }
+
+    /// Adds a mount.
+    pub(crate) fn mount(&mut self, mount: Value) -> &mut Self {
+        self.spec["mounts"].as_array_mut().unwrap().push(mount);
+        self
+    }
+
+    /// Gives the root file system to a user.
+    pub(crate) fn own_rootfs(&self, id: u32) {
+        let owned = program("chown")
+            .args(["-R", &format!("{id}:{id}")])
+            .arg(self.path("rootfs"))
+            .status()
+            .unwrap();
+        assert!(owned.success());
+    }
+
+    /// Writes `config.json`.
+    pub(crate) fn write(&self) -> &Self {
+        fs::write(self.path("config.json"), self.spec.to_string()).unwrap();
+        self
+    }
+
+    /// The program with its own state folder.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = program("timeout");
+        command.args(["-k", "5", TIMEOUT, env!("CARGO_BIN_EXE_wrun"), "--root"]);
+        command.arg(self.path("state")).args(args);
+        command
+    }
+
+    pub(crate) fn wrun(&self, args: &[&str]) -> Said {
+        Said::of(
+            self.command(args)
+                .stdin(std::process::Stdio::null())
+                .output()
+                .unwrap(),
+        )
+    }
+
+    /// `run` in the foreground.
+    pub(crate) fn run(&self) -> Said {
+        self.write();
+        self.wrun(&["run", "-b", self.dir.path().to_str().unwrap(), &self.id])
+    }
+
+    /// `create`, with the container's streams going nowhere.
+    pub(crate) fn create(&self) -> Said {
+        self.write();
+        self.detached(&["create", "-b", self.dir.path().to_str().unwrap(), &self.id])
+    }
+
+    /// `run --detach` of something that stays.
+    pub(crate) fn start_sleeping(&mut self) {
+        self.spec["process"]["args"] = json!(["sleep", "1000"]);
+        self.create().ok();
+        self.wrun(&["start", &self.id]).ok();
+    }
+
+    /// A command whose container keeps the streams: they must not be pipes that the test reads.
+    pub(crate) fn detached(&self, args: &[&str]) -> Said {
+        let (out, err) = (self.path("out"), self.path("err"));
+        let status = self
+            .command(args)
+            .stdin(std::process::Stdio::null())
+            .stdout(fs::File::create(&out).unwrap())
+            .stderr(fs::File::create(&err).unwrap())
+            .status();
+        Said {
+            code: status.unwrap().code().unwrap_or(-1),
+            out: fs::read_to_string(out).unwrap(),
+            err: fs::read_to_string(err).unwrap(),
+        }
+    }
+
+    /// `exec` of a shell script.
+    pub(crate) fn exec(&self, script: &str) -> Said {
+        self.wrun(&["exec", &self.id, "sh", "-c", script])
+    }
+
+    pub(crate) fn state(&self) -> Value {
+        serde_json::from_str(&self.wrun(&["state", &self.id]).ok().out).unwrap()
+    }
+
+    pub(crate) fn status(&self) -> String {
+        self.state()["status"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.state()["pid"].as_i64().unwrap().try_into().unwrap()
+    }
+
+    /// Waits for the end of the container's first process.
+    pub(crate) fn wait_for_end(&self, pid: i32) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        let Ok(handle) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else {
+            return;
+        };
+        let deadline = Timespec {
+            tv_sec: 30,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(&handle, PollFlags::IN)];
+        assert_eq!(
+            poll(&mut fds, Some(&deadline)).unwrap(),
+            1,
+            "process {pid} did not end"
+        );
+    }
+
+    /// Nothing is left of the container but its bundle.
+    #[track_caller]
+    pub(crate) fn assert_nothing_left(&self) {
+        let states = fs::read_dir(self.path("state")).map_or(0, Iterator::count);
+        assert_eq!(states, 0, "a state is left");
+        for entry in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            let group = entry.path().join(format!("wrun-{}", self.id));
+            assert!(!group.exists(), "{group:?} is left");
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(
+            !mounts.contains(self.dir.path().to_str().unwrap()),
+            "a mount is left"
+        );
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let Ok(entries) = fs::read_dir(self.path("state")) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let _deleted = self
+                .command(&["delete", "--force", name.to_str().unwrap_or("")])
+                .output();
+        }
+    }
+}

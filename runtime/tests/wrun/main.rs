@@ -1,0 +1,14 @@
+//! `wrun` from outside: real containers from a busybox rootfs, the real kernel, own folders.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+mod bad_input;
+mod harness;
+mod hooks;
+mod joining;
+mod lifecycle;
+mod mounts;
+mod process;
+mod safety;
+mod seccomp;
+mod terminal;
