@@ -212,11 +212,16 @@ impl Tree {
                 return call("replace what was there", result);
             }
         }
-        let unique = self
-            .trash
-            .join(format!("replaced-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        let parent = self.folder(&spot.parent)?;
-        let moved = renameat(parent, &spot.name[..], rustix::fs::CWD, &unique);
+        let moved = loop {
+            let unique = format!("replaced-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+            let unique = self.trash.join(unique);
+            let parent = self.folder(&spot.parent)?;
+            match renameat(parent, &spot.name[..], rustix::fs::CWD, &unique) {
+                // Left over from an earlier run, and not deleted yet.
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                result => break result,
+            }
+        };
         call("replace what was there", moved)?;
         let gone = spot.path();
         self.last = None;

@@ -218,6 +218,10 @@ impl Layers {
         if let Some(there) = held.get_mut(&id) {
             there.count += 1;
         } else {
+            // What nobody holds and could not be moved away before must not be in the way now.
+            self.trash
+                .take(&path)
+                .during(|| format!("publishing layer {id}"))?;
             renameat_with(CWD, &staging.path, CWD, &path, RenameFlags::NOREPLACE)
                 .during(|| format!("publishing layer {id}"))?;
             held.insert(

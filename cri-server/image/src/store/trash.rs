@@ -3,6 +3,7 @@
 //! Unlinking many files takes seconds, and nobody should wait for it. What lies in the trash at a
 //! start is deleted then.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -95,43 +96,44 @@ fn sweep(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Goes on after a failure, so that one stubborn file keeps only its own folders; tells the first.
 fn empty(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> io::Result<()> {
+    let mut first = Ok(());
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
         }
-        match unlinkat(folder, name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => {}
-            Err(Errno::NOENT) => continue,
-            result => {
-                result?;
-                continue;
-            }
+        if let Err(cause) = delete(folder, name, top, depth, moved) {
+            first = first.and(Err(cause));
         }
-        if depth == MAX_DEPTH {
-            *moved += 1;
-            renameat(
-                folder,
-                name,
-                top,
-                format!(
-                    "deep-{}-{moved}",
-                    rustix::process::getpid().as_raw_nonzero()
-                ),
-            )?;
-            continue;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        empty(
-            &openat(folder, name, flags, Mode::empty())?,
-            top,
-            depth + 1,
-            moved,
-        )?;
-        unlinkat(folder, name, AtFlags::REMOVEDIR)?;
     }
+    first
+}
+
+fn delete(
+    folder: &OwnedFd,
+    name: &CStr,
+    top: &OwnedFd,
+    depth: usize,
+    moved: &mut u64,
+) -> io::Result<()> {
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    if depth == MAX_DEPTH {
+        *moved += 1;
+        let up = format!("deep-{}-{moved}", rustix::process::getpid());
+        renameat(folder, name, top, up)?;
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = openat(folder, name, flags, Mode::empty())?;
+    empty(&inner, top, depth + 1, moved)?;
+    unlinkat(folder, name, AtFlags::REMOVEDIR)?;
     Ok(())
 }
 
