@@ -180,7 +180,8 @@ impl Bundle {
 
     pub(crate) fn wrun(&self, args: &[&str]) -> Said {
         Said::of(
-            self.command(args)
+            &self
+                .command(args)
                 .stdin(std::process::Stdio::null())
                 .output()
                 .unwrap(),
