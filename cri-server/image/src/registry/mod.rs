@@ -183,7 +183,7 @@ impl Repository {
                 Err(failure) => failures.note(host, failure),
             }
         }
-        Err(failures.verdict(&self.name))
+        Err(failures.verdict(&self.name).about(digest))
     }
 
     async fn document_at(&self, host: &Host, digest: &Digest) -> Result<Served, Failure> {
@@ -210,7 +210,7 @@ impl Repository {
                 Err(failure) => failures.note(host, failure),
             }
         }
-        Err(failures.verdict(&self.name))
+        Err(failures.verdict(&self.name).about(&blob.digest))
     }
 
     async fn small_blob_at(&self, host: &Host, blob: &Descriptor) -> Result<Bytes, Failure> {
@@ -236,7 +236,7 @@ impl Repository {
                 Err(failure) => failures.note(host, failure),
             }
         }
-        Err(failures.verdict(&self.name))
+        Err(failures.verdict(&self.name).about(digest))
     }
 
     async fn blob_at(
@@ -333,6 +333,18 @@ impl Failures {
             Some(Failure::Unreachable(text) | Failure::Broken(text)) => Error::Unavailable(text),
             Some(Failure::Wrong(text)) => Error::Corrupt(text),
             Some(Failure::Refused(text)) => Error::Other(text),
+        }
+    }
+}
+
+impl Error {
+    /// If a part of an image is missing, the image is not what is missing.
+    fn about(self, part: &Digest) -> Self {
+        match self {
+            Self::NotFound(name) => Self::Corrupt(format!(
+                "the registry does not have {part}, which {name} needs"
+            )),
+            other => other,
         }
     }
 }

@@ -202,6 +202,17 @@ async fn documents_that_cannot_be_used() {
 }
 
 #[tokio::test]
+async fn a_registry_that_lacks_a_part() {
+    let image = two_layers(Tar::new().file("b", b"b"));
+    for part in [&image.config, &image.layers[1]] {
+        let (mut shelf, part) = (Shelf::default().image("a", "1", &image), Digest::of(part));
+        shelf.0.retain(|path, _| !path.ends_with(part.hex()));
+        let error = check(move |request| shelf.serve(request), part.hex()).await;
+        assert!(matches!(error, Error::Corrupt(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_registry_that_stops_half_way() {
     let image = two_layers(Tar::new().file("b", &[7; 5000]));
     let layer = Digest::of(&image.layers[1]);
