@@ -1,5 +1,10 @@
 //! Groups on the kernel that runs the tests, whichever version it has: real directories, real
 //! processes. Each test has a group of its own name and removes it, also when it fails.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "the whole file is a test, its helpers too"
+)]
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};

@@ -19,6 +19,9 @@ pub(crate) enum Arch {
 /// Set in the number of every x32 call (`__X32_SYSCALL_BIT`); x32 shares x86_64's audit value.
 pub(crate) const X32_BIT: u32 = 0x4000_0000;
 
+/// The number that a tracer sets to skip a call; no architecture's.
+pub(crate) const SKIPPED: u32 = u32::MAX;
+
 impl Arch {
     /// The architecture that this program was built for, if it is one that filters know.
     pub(crate) const fn native() -> Option<Self> {
@@ -56,9 +59,10 @@ impl Arch {
         }
     }
 
-    /// Whether arguments are 64 bits wide; where not, only the low word is compared.
+    /// Whether arguments are 64 bits wide; where not, only the low word is compared. x32 has 64-bit
+    /// registers, but its `long` is 32 bits; libseccomp takes it so too.
     pub(crate) fn wide(self) -> bool {
-        !matches!(self, Self::X86 | Self::Arm)
+        !matches!(self, Self::X86 | Self::X32 | Self::Arm)
     }
 
     /// The name that a profile gives this architecture.

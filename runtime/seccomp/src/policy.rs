@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 };
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
 
-use crate::arch::{Arch, X32_BIT};
+use crate::arch::{Arch, SKIPPED, X32_BIT};
 use crate::{Error, table};
 
 const EPERM: u32 = 1;
@@ -91,7 +91,9 @@ pub(crate) fn resolve(profile: &LinuxSeccomp, native: Arch) -> Result<Policy, Er
             let upper = if listed {
                 resolver.runs(&entries, arch, newer)?
             } else {
-                vec![(0, resolver.intern(Outcome::Return(RET_KILL_THREAD)))]
+                // A skipped call is not one of x32, although the bit is set in its number.
+                let kill = resolver.intern(Outcome::Return(RET_KILL_THREAD));
+                vec![(X32_BIT, kill), (SKIPPED, DEFAULT)]
             };
             blocks[0]
                 .runs
@@ -265,6 +267,7 @@ impl Resolver {
             if let Some((through, selector)) = arch.multiplexed(name) {
                 let rules = conditions(entry.args, entry.action, arch, Some(selector))?;
                 let number = table::find(through).and_then(|row| row.number(arch));
+                *newest = (*newest).max(number);
                 if let Some(slot) = number.and_then(slot) {
                     self.set(&mut slots[slot], &rules, entry.action);
                 }

@@ -120,6 +120,16 @@ fn architectures_are_kept_apart() {
 }
 
 #[test]
+fn a_multiplexer_is_as_new_as_its_calls() {
+    let only = profile(
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[
+            {"names":["semop","read"],"action":"SCMP_ACT_ALLOW"}]}"#,
+    );
+    check(&only, Arch::X86, "ipc", [1, 0, 0, 0, 0, 0], ALLOW);
+    check(&only, Arch::X86, "ipc", [2, 0, 0, 0, 0, 0], EPERM);
+}
+
+#[test]
 fn private_calls_of_arm_are_reached() {
     let arm = profile(
         r#"{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_ARM"],"syscalls":[
@@ -353,7 +363,12 @@ fn model(profile: &LinuxSeccomp, native: Arch, call: &Call) -> u32 {
         .flatten()
         .any(|named| arch.is(*named));
     if arch != native && !listed {
-        return KILL;
+        let skipped = x32 && call.number == u32::MAX;
+        return if skipped {
+            profile.default_action().as_u32(profile.default_errno_ret())
+        } else {
+            KILL
+        };
     }
     let number = if x32 {
         call.number & !X32_BIT
@@ -392,9 +407,12 @@ fn model(profile: &LinuxSeccomp, native: Arch, call: &Call) -> u32 {
     if let Some(action) = unconditional.or(conditional) {
         return action;
     }
-    let newest = calls()
-        .flat_map(|e| e.names())
-        .filter_map(number_of)
+    let through = |name: &String| Some(arch.multiplexed(name)?.0.to_owned());
+    let active = calls().filter(|e| e.action().as_u32(e.errno_ret()) != default);
+    let through = active.flat_map(|e| e.names()).filter_map(through);
+    let named = calls().flat_map(|e| e.names()).cloned().chain(through);
+    let newest = named
+        .filter_map(|name| number_of(&name))
         .filter(|n| *n < 1024)
         .max();
     let private = arch == Arch::Arm && matches!(number, 0xf_0000..=0xf_000f);
@@ -543,7 +561,7 @@ proptest! {
         for &arch in native.family() {
             let bit = if arch == Arch::X32 { X32_BIT } else { 0 };
             let ordinary = NAMES.iter().filter_map(|name| table::find(name)?.number(arch));
-            for number in ordinary.chain([1000, 5000, 0xf_0000, 0xf_0010]) {
+            for number in ordinary.chain([1000, 5000, 0xf_0000, 0xf_0010, u32::MAX]) {
                 for args in &args {
                     let call = Call { number: number | bit, audit: arch.audit(), args: *args };
                     let (verdict, _) = run(&program.filter, &call);
