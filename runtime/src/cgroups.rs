@@ -1,17 +1,50 @@
 //! The control group of a container. The only file that knows the `cgroup` crate.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use cgroup::{Driver, Group, Host};
 use oci_spec::runtime::LinuxResources;
 use serde_json::value::RawValue;
 
-use crate::failure::{Failure, Result, because};
+use crate::failure::{Attempt, Failure, Result, because};
 
 /// A container's group, made or found again.
 #[derive(Debug)]
 pub(crate) struct ContainerGroup(Group);
+
+/// The way into a group for a process that is about to be made. Moving a process that exists makes
+/// the whole machine wait (12 ms here), so it is born there or goes in by itself.
+#[derive(Debug)]
+pub(crate) enum Entrance {
+    /// v2: for clone3.
+    Folder(OwnedFd),
+    /// v1: the new process writes to each.
+    Files(Vec<OwnedFd>),
+}
+
+impl Entrance {
+    /// For clone3.
+    pub(crate) fn for_clone(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Entrance::Folder(folder) => Some(folder.as_fd()),
+            Entrance::Files(_) => None,
+        }
+    }
+
+    /// What the new process does first.
+    pub(crate) fn step_in(&self) -> Result<()> {
+        let Entrance::Files(files) = self else {
+            return Ok(());
+        };
+        for file in files {
+            rustix::io::retry_on_intr(|| rustix::io::write(file, b"0"))
+                .attempt(|| "unable to apply cgroup configuration: enter".to_owned())?;
+        }
+        Ok(())
+    }
+}
 
 fn failed(what: &str, error: &cgroup::Error) -> Failure {
     because(what, error)
@@ -57,14 +90,16 @@ impl ContainerGroup {
             .map_err(|error| failed("unable to apply cgroup configuration", &error))
     }
 
-    /// Puts process `pid` into it.
-    pub(crate) fn enter(&self, pid: i32) -> Result<()> {
-        self.0.enter(pid).map_err(|error| {
-            failed(
-                &format!("unable to apply cgroup configuration: adding pid {pid} to cgroups"),
-                &error,
-            )
-        })
+    /// How a new process gets into it.
+    pub(crate) fn entrance(&self) -> Result<Entrance> {
+        let what = "unable to apply cgroup configuration";
+        let folder = self.0.dir_fd().map_err(|error| failed(what, &error))?;
+        if let Some(folder) = folder {
+            let own = folder.try_clone_to_owned();
+            return own.map(Entrance::Folder).attempt(|| what.to_owned());
+        }
+        let files = self.0.entrances().map_err(|error| failed(what, &error))?;
+        Ok(Entrance::Files(files))
     }
 
     /// Sets limits.

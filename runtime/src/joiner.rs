@@ -39,9 +39,11 @@ pub(crate) fn join(context: &Context, joining: &Joining<'_>) -> Result<Child> {
     let keyring = own
         .keyring
         .then(|| format!("_ses.{}", joining.container.state.id));
-    let (child, near) = launch::further(joining.init, own.namespaces, |sync| {
+    let entrance = joining.container.group()?.entrance()?;
+    let (child, near) = launch::further(joining.init, own.namespaces, &entrance, |sync| {
         let errand = Errand {
             sync,
+            entrance: &entrance,
             process: joining.process,
             filter: joining.filter,
             console: joining.console,
@@ -83,8 +85,6 @@ fn accompany(
     child: &Child,
     near: &ParentEnd,
 ) -> Result<()> {
-    joining.container.group()?.enter(child.pid)?;
-    near.go()?;
     loop {
         match near.next()? {
             Some(Message::Warning(text)) => context.log.warning(&text),

@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sys::process::{Clone3, clone3, setns};
 
+use crate::cgroups::Entrance;
 use crate::failure::{Attempt, Failure, Result};
 use crate::plan::{NamespaceKind, Namespaces};
 use crate::prepare::Sources;
@@ -26,15 +27,16 @@ pub(crate) struct Child {
 pub(crate) fn first(
     namespaces: &Namespaces<'_>,
     sources: &Sources,
+    entrance: &Entrance,
     life: impl FnOnce(ChildEnd) -> Infallible,
 ) -> Result<(Child, ParentEnd)> {
     let flags = u64::from(namespaces.clone_flags().unsigned_abs());
     with_socket(|own| {
         if namespaces.joined(NamespaceKind::User).is_some() {
-            return through_user_namespace(flags, sources, || life(own()));
+            return through_user_namespace(flags, sources, entrance, || life(own()));
         }
         let back = enter_for_children(namespaces, sources)?;
-        let child = clone(flags, false, || life(own()));
+        let child = clone(flags, false, Some(entrance), || life(own()));
         back.restore()?;
         child
     })
@@ -60,6 +62,7 @@ fn with_socket(
 pub(crate) fn further(
     init: &OwnedFd,
     joined: i32,
+    entrance: &Entrance,
     life: impl FnOnce(ChildEnd) -> Infallible,
 ) -> Result<(Child, ParentEnd)> {
     with_socket(|own| {
@@ -71,14 +74,21 @@ pub(crate) fn further(
                     .attempt(|| format!("join the {} namespace", kind.name()))?;
             }
         }
-        let child = clone(0, false, || life(own()));
+        let child = clone(0, false, Some(entrance), || life(own()));
         back.restore()?;
         child
     })
 }
 
-fn clone(flags: u64, sibling: bool, life: impl FnOnce() -> Infallible) -> Result<Child> {
-    match clone3(flags, sibling).attempt(|| "clone the container's first process".to_owned())? {
+fn clone(
+    flags: u64,
+    sibling: bool,
+    entrance: Option<&Entrance>,
+    life: impl FnOnce() -> Infallible,
+) -> Result<Child> {
+    match clone3(flags, sibling, entrance.and_then(Entrance::for_clone))
+        .attempt(|| "clone the container's first process".to_owned())?
+    {
         Clone3::Child => live(life),
         Clone3::Parent { pid, pidfd } => Ok(Child { pid, pidfd }),
     }
@@ -147,10 +157,11 @@ fn set_clocks(namespaces: &Namespaces<'_>) -> Result<()> {
 fn through_user_namespace(
     flags: u64,
     sources: &Sources,
+    entrance: &Entrance,
     life: impl FnOnce() -> Infallible,
 ) -> Result<Child> {
     let (near, far) = sync::pair()?;
-    let between = clone(0, false, || {
+    let between = clone(0, false, None, || {
         let entered = sources.namespaces.iter().try_for_each(|(kind, fd)| {
             let early = matches!(
                 kind,
@@ -161,7 +172,7 @@ fn through_user_namespace(
             }
             setns(fd, kind.flag()).attempt(|| format!("join the {} namespace", kind.name()))
         });
-        let told = match entered.and_then(|()| clone(flags, true, life)) {
+        let told = match entered.and_then(|()| clone(flags, true, Some(entrance), life)) {
             Ok(child) => far.tell(&Message::Born(child.pid)),
             Err(failure) => far.tell(&Message::Failed(failure.to_string())),
         };

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 
-use crate::cgroups::{self, ContainerGroup};
+use crate::cgroups::{self, ContainerGroup, Entrance};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::filter::Filter;
@@ -140,6 +140,13 @@ struct AllHooks {
     start_container: Vec<Hook>,
 }
 
+/// What the child inherits open.
+struct Opened<'a> {
+    sources: &'a Sources,
+    gate: &'a OwnedFd,
+    entrance: &'a Entrance,
+}
+
 impl Maker<'_> {
     fn make(&self, cgroup_path: Option<&str>) -> Result<Created> {
         let raw = &self.spec.hooks;
@@ -169,8 +176,14 @@ impl Maker<'_> {
         )
         .attempt(|| "open the gate".to_owned())?;
         let hook_state = self.hook_state();
-        let (child, near) = launch::first(&self.plan.namespaces, &sources, |far| {
-            self.live(&sources, &gate, far, filter.as_ref(), &hooks, &hook_state)
+        let entrance = self.group.entrance()?;
+        let (child, near) = launch::first(&self.plan.namespaces, &sources, &entrance, |far| {
+            let fds = Opened {
+                sources: &sources,
+                gate: &gate,
+                entrance: &entrance,
+            };
+            self.live(&fds, far, filter.as_ref(), &hooks, &hook_state)
         })?;
         match self.accompany(&child, &near, filter.as_ref(), &hooks, &hook_state) {
             Ok(state) => {
@@ -192,8 +205,7 @@ impl Maker<'_> {
     /// The child's side of the clone.
     fn live(
         &self,
-        sources: &Sources,
-        gate: &OwnedFd,
+        fds: &Opened<'_>,
         sync: sync::ChildEnd,
         filter: Option<&Filter>,
         hooks: &AllHooks,
@@ -201,6 +213,7 @@ impl Maker<'_> {
     ) -> std::convert::Infallible {
         let errand = Errand {
             sync,
+            entrance: fds.entrance,
             process: &self.plan.process,
             filter,
             console: self.request.console,
@@ -209,8 +222,8 @@ impl Maker<'_> {
         };
         let first = FirstErrand {
             plan: self.plan,
-            sources,
-            gate,
+            sources: fds.sources,
+            gate: fds.gate,
             host_hooks: hooks.host.iter().any(|(_, list)| !list.is_empty()),
             create_container: &hooks.create_container,
             start_container: &hooks.start_container,
@@ -228,12 +241,11 @@ impl Maker<'_> {
         hooks: &AllHooks,
         hook_state: &HookState,
     ) -> Result<State> {
-        self.group.enter(child.pid)?;
         let namespaces = &self.plan.namespaces;
         if namespaces.is_new(NamespaceKind::User) {
             user_namespace::write_maps(child.pid, &namespaces.uid_maps, &namespaces.gid_maps)?;
+            near.go()?;
         }
-        near.go()?;
         let mut state = None;
         let debug = |text: &str| self.context.log.debug(text);
         loop {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! child                         parent
-//!   <------------- Go ----------- in its cgroups, ids mapped
+//!   <------------- Go ----------- ids are mapped (only with a new user namespace)
 //!   ---- Warning(text) ---------> (any number)
 //!   ---- HooksPlease -----------> (only if there are prestart or createRuntime hooks)
 //!   <------------- Go -----------

@@ -34,7 +34,7 @@ pub(crate) fn with_maps(uids: &[RawIdMap], gids: &[RawIdMap]) -> Result<OwnedFd>
     let what = || "make a user namespace for id maps".to_owned();
     let (parent_end, child_end) = sync::pair()?;
     let flag = u64::from(crate::plan::NamespaceKind::User.flag().unsigned_abs());
-    match sys::process::clone3(flag, false).attempt(what)? {
+    match sys::process::clone3(flag, false, None).attempt(what)? {
         sys::process::Clone3::Child => {
             drop(parent_end);
             // Until the parent closes its end, which it also does when it fails.

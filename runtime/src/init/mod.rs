@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::setsid;
 
+use crate::cgroups::Entrance;
 use crate::failure::{Attempt, Failure, Result};
 use crate::filter::Filter;
 use crate::hooks::{self, Hook, HookState};
@@ -35,6 +36,8 @@ const FAILED: i32 = 255;
 #[derive(Debug)]
 pub(crate) struct Errand<'a> {
     pub(crate) sync: ChildEnd,
+    /// The way into the container's control group.
+    pub(crate) entrance: &'a Entrance,
     pub(crate) process: &'a ProcessPlan<'a>,
     pub(crate) filter: Option<&'a Filter>,
     /// Where the master of a new terminal goes.
@@ -76,7 +79,7 @@ pub(crate) fn further(
     join: impl FnOnce() -> Result<()>,
 ) -> ! {
     let prepared = (|| {
-        errand.sync.wait_for_go()?;
+        errand.entrance.step_in()?;
         process::be_untraceable()?;
         join()?;
         let root = rootfs::open_current()?;
@@ -109,7 +112,11 @@ pub(crate) fn further(
 /// Everything up to and with the new root.
 fn build(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<OwnedFd> {
     let FirstErrand { plan, sources, .. } = first;
-    errand.sync.wait_for_go()?;
+    errand.entrance.step_in()?;
+    if plan.namespaces.is_new(NamespaceKind::User) {
+        // Its id maps are written meanwhile.
+        errand.sync.wait_for_go()?;
+    }
     process::be_untraceable()?;
     process::join_namespaces(sources)?;
     process::become_root_of_user_namespace(plan)?;

@@ -21,17 +21,21 @@ pub enum Clone3 {
     },
 }
 
+/// `CLONE_INTO_CGROUP` (linux/sched.h); libc has it as a type too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// `long clone3(struct clone_args *args, size_t size)` with `CLONE_PIDFD` and `SIGCHLD`: a copy of
 /// this process, in new namespaces of the kinds in `namespaces` (`CLONE_NEW*`).
 ///
-/// `sibling` makes the new process a child of the caller's parent (`CLONE_PARENT`).
+/// `sibling` makes the new process a child of the caller's parent (`CLONE_PARENT`); `group`, the
+/// folder of a v2 control group, is where it is born (`CLONE_INTO_CGROUP`).
 ///
 /// # Errors
 ///
 /// `EINVAL` where this process has more than one thread: only the calling thread would exist in
 /// the copy, with whatever locks the others held. Else as in clone(2): `EPERM`, `ENOSPC`,
 /// `EAGAIN`, `EUSERS`.
-pub fn clone3(namespaces: u64, sibling: bool) -> io::Result<Clone3> {
+pub fn clone3(namespaces: u64, sibling: bool, group: Option<BorrowedFd<'_>>) -> io::Result<Clone3> {
     // SAFETY: no pointers. CLONE_VM in unshare(2) does nothing but fail if there are other threads.
     outcome(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_VM) })?;
     let mut pidfd: RawFd = -1;
@@ -44,6 +48,10 @@ pub fn clone3(namespaces: u64, sibling: bool) -> io::Result<Clone3> {
         args.flags |= libc::CLONE_PARENT as u64;
     } else {
         args.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(group) = group {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(group.as_raw_fd()).map_err(io::Error::other)?;
     }
     // SAFETY: args and pidfd live through the call; without CLONE_VM the child runs on its own copy
     // of this memory, and there are no other threads (checked above) whose locks it could miss.
