@@ -42,7 +42,7 @@ fn temp() -> tempfile::TempDir {
 /// What is left of half-made things below a store: nothing, once the trash is empty.
 fn left_overs(root: &Path) -> Vec<String> {
     let mut left = Vec::new();
-    for folder in ["staging", "layers/sha256", "images"] {
+    for folder in ["staging", "layers/sha256", "images", "trash"] {
         let Ok(entries) = std::fs::read_dir(root.join("store").join(folder)) else {
             continue;
         };
