@@ -43,7 +43,7 @@ pub struct Expectations {
 pub struct Spec {
     /// How it ended.
     pub outcome: Outcome,
-    /// The suite's message, for what did not pass.
+    /// The suite's message, for what did not pass; the whole story is in its log.
     pub message: String,
     /// Seconds.
     pub seconds: f64,

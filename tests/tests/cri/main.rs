@@ -11,6 +11,7 @@
 mod bad_input;
 mod containerd;
 mod handlers;
+mod limits;
 mod network;
 mod reboot;
 mod restart;
