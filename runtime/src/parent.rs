@@ -159,6 +159,7 @@ impl Maker<'_> {
             start_container: hooks::from_spec(&raw.start_container)?,
         };
         let filter = self.filter()?;
+        self.folder.note_groups(&self.group.paths())?;
         self.group.create()?;
         // Before anybody is in it: on v1 device rules begin with denying everything, and the child
         // must not try to make its nodes at that moment.

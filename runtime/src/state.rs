@@ -5,6 +5,8 @@
 //!                          read those; "wrun" holds what only we need.
 //! <root>/<id>/exec.fifo    exists until the container is started; its first process waits on it
 //! <root>/<id>/seccomp.bpf  the compiled filter, for exec
+//! <root>/<id>/groups.json  where its control groups are going to be: what `delete --force` needs
+//!                          of a container whose maker was killed before there was a state
 //! ```
 //!
 //! The folder's existence is the reservation of the id.
@@ -149,6 +151,23 @@ impl Folder {
             0,
         )
         .attempt(|| format!("make {:?}", self.gate()))
+    }
+
+    fn groups(&self) -> PathBuf {
+        self.path.join("groups.json")
+    }
+
+    /// Notes control groups that are about to be made.
+    pub(crate) fn note_groups(&self, paths: &BTreeMap<String, PathBuf>) -> Result<()> {
+        let text = serde_json::to_vec(paths)
+            .map_err(|error| because("write the control groups", &error))?;
+        std::fs::write(self.groups(), text).attempt(|| format!("write {:?}", self.groups()))
+    }
+
+    /// What [`Folder::note_groups`] wrote; `None` if it was not, or not to its end, in which case
+    /// there are no groups yet.
+    pub(crate) fn noted_groups(&self) -> Option<BTreeMap<String, PathBuf>> {
+        serde_json::from_slice(&std::fs::read(self.groups()).ok()?).ok()
     }
 
     /// The compiled system call filter.

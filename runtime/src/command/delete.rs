@@ -1,5 +1,6 @@
 //! `delete`: removes what is kept of a container, killing it first if that is wanted.
 
+use crate::cgroups::ContainerGroup;
 use crate::cli::Values;
 use crate::container::{Container, Status};
 use crate::context::Context;
@@ -10,8 +11,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     let force = values.is_set("force");
     let container = match Container::load(&context.root, id) {
         Err(Error::DoesNotExist) if force => {
-            // A maker that was killed half-way leaves a folder without a state.
-            Folder::of(&context.root, id)?.remove()?;
+            delete_half_made(&Folder::of(&context.root, id)?)?;
             return Ok(0);
         }
         container => container?,
@@ -28,4 +28,14 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     }
     container.destroy()?;
     Ok(0)
+}
+
+/// A maker that was killed half-way leaves a folder without a state, and perhaps a group.
+fn delete_half_made(folder: &Folder) -> Result<()> {
+    if let Some(paths) = folder.noted_groups() {
+        let group = ContainerGroup::open(&paths)?;
+        group.kill()?;
+        group.remove()?;
+    }
+    folder.remove()
 }

@@ -19,6 +19,7 @@ pub(crate) use process::become_root;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::Mode;
 use rustix::process::setsid;
 
 use crate::cgroups::Entrance;
@@ -113,6 +114,8 @@ pub(crate) fn further(
 fn build(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<OwnedFd> {
     let FirstErrand { plan, sources, .. } = first;
     errand.entrance.step_in()?;
+    // Folders that are made on the way must not depend on the caller's; the program gets its own.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     if plan.namespaces.is_new(NamespaceKind::User) {
         // Its id maps are written meanwhile.
         errand.sync.wait_for_go()?;

@@ -178,6 +178,13 @@ impl Bundle {
         command
     }
 
+    /// The same without a time limit around it, for a test that signals it.
+    pub(crate) fn direct(&self, args: &[&str]) -> Command {
+        let mut command = program(env!("CARGO_BIN_EXE_wrun"));
+        command.arg("--root").arg(self.path("state")).args(args);
+        command
+    }
+
     pub(crate) fn wrun(&self, args: &[&str]) -> Said {
         Said::of(
             &self

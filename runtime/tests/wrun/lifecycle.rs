@@ -201,3 +201,57 @@ fn a_hundred_runs_leave_nothing() {
     }
     b.assert_nothing_left();
 }
+
+#[test]
+fn what_a_killed_maker_left_can_be_deleted() {
+    let Some(mut b) = bundle() else { return };
+    // The hook kills its parent, which is the program under test, half-way through.
+    let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID"] }]);
+    b.spec["hooks"] = json!({ "createRuntime": hook });
+    b.create().fails("");
+    b.wrun(&["state", &b.id]).fails("container does not exist");
+    b.create().fails("already exists");
+    b.wrun(&["delete", "--force", &b.id]).ok();
+    b.assert_nothing_left();
+}
+
+#[test]
+fn without_pivot_root() {
+    let Some(mut b) = bundle() else { return };
+    b.script("ls /; echo x > /tmp/made").write();
+    let bundle = b.dir.path().to_str().unwrap().to_owned();
+    let said = b
+        .wrun(&[
+            "run",
+            "--no-pivot",
+            "--no-new-keyring",
+            "-b",
+            &bundle,
+            &b.id,
+        ])
+        .ok();
+    assert_eq!(said.out, "bin\ndev\netc\nproc\ntmp\n", "{said:?}");
+    assert!(b.path("rootfs/tmp/made").exists());
+    b.assert_nothing_left();
+}
+
+#[test]
+fn signals_of_the_caller_reach_a_container_in_the_foreground() {
+    let Some(mut b) = bundle() else { return };
+    b.script("trap 'echo got it; exit 9' USR1; echo ready; while true; do sleep 0.05; done");
+    b.write();
+    let bundle = b.dir.path().to_str().unwrap().to_owned();
+    let mut child = b
+        .direct(&["run", "-b", &bundle, &b.id])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    b.assert_nothing_left();
+}
