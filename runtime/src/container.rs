@@ -99,9 +99,8 @@ impl Container {
     /// Sends a signal to its first process, or to all where they share the host's process ids and
     /// the first one's end would not be theirs.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
-        let pid_namespace = crate::plan::NamespaceKind::Pid.flag();
         let init = self.init()?;
-        if signal == KILL && self.state.wrun.namespaces & pid_namespace == 0 {
+        if signal == KILL && !self.state.wrun.own_pids {
             return self.group()?.kill();
         }
         let Some(handle) = init else {
@@ -122,6 +121,9 @@ impl Container {
             let fd = std::os::fd::AsFd::as_fd(handle);
             // It may have ended by itself just now.
             let _sent = sys::process::pidfd_send_signal(fd, KILL);
+        }
+        if handle.is_none() && self.state.wrun.own_pids {
+            return Ok(());
         }
         let group = self.group()?;
         // A frozen process does not see its signal (v1), and processes beside the first one live on

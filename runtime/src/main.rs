@@ -45,6 +45,10 @@ use context::Context;
 use failure::{Failure, Result};
 use log::{Log, say};
 
+/// Every command allocates little and ends soon.
+#[global_allocator]
+static ARENA: sys::arena::Arena = sys::arena::Arena::new();
+
 /// For root.
 const DEFAULT_ROOT: &str = "/run/wrun";
 

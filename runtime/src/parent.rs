@@ -342,6 +342,7 @@ impl Maker<'_> {
                     .filter(has)
                     .map(NamespaceKind::flag)
                     .sum(),
+                own_pids: self.plan.namespaces.is_new(NamespaceKind::Pid),
                 keyring: self.plan.keyring.is_some(),
                 seccomp: self
                     .spec

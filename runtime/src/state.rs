@@ -62,6 +62,8 @@ pub(crate) struct Own {
     pub(crate) annotations: BTreeMap<String, String>,
     /// `CLONE_NEW*` of all kinds that the container does not share with its maker.
     pub(crate) namespaces: i32,
+    /// Its first process is the first of a pid namespace, whose end is that of all others in it.
+    pub(crate) own_pids: bool,
     /// Its processes get session keyrings of their own.
     pub(crate) keyring: bool,
     pub(crate) seccomp: bool,

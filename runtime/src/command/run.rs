@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use super::start::Until;
 use super::{bundle, pid_file, preserved, request, shut_others_out, start};
 use crate::cli::Values;
 use crate::container::Container;
@@ -38,7 +39,12 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     let Created { container, child } = parent::create(context, &spec, &request)?;
     let begun = console.master().and_then(|master| {
         pid::write(pid_file.as_deref(), child.pid)?;
-        start::start(&container)?;
+        let until = if detached {
+            Until::Executed
+        } else {
+            Until::Released
+        };
+        start::release(&container, until)?;
         Ok(master)
     });
     let master = match begun {

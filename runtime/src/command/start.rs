@@ -19,20 +19,35 @@ pub(super) fn run(context: &Context, id: &str) -> Result<u8> {
     Ok(0)
 }
 
-/// Opens the gate and waits until the program has replaced our init, or that has ended.
-pub(super) fn start(container: &Container) -> Result<()> {
+/// Starts a container of which nothing is known but its state.
+fn start(container: &Container) -> Result<()> {
     match container.status()? {
-        Status::Created => {}
-        Status::Stopped => return Err(Failure::new("cannot start a container that has stopped")),
+        Status::Created => release(container, Until::Executed),
+        Status::Stopped => Err(Failure::new("cannot start a container that has stopped")),
         Status::Running | Status::Paused => {
-            return Err(Failure::new("cannot start an already running container"));
+            Err(Failure::new("cannot start an already running container"))
         }
     }
+}
+
+/// How long [`release`] stays.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Until {
+    /// The caller waits for the end anyway.
+    Released,
+    /// The program has replaced our init, or that has ended.
+    Executed,
+}
+
+/// Opens the gate of a created container.
+pub(super) fn release(container: &Container, until: Until) -> Result<()> {
     let gate = open_gate(container)?;
     std::fs::remove_file(container.folder.gate()).attempt(|| "remove the gate".to_owned())?;
     rustix::io::write(&gate, b"s").attempt(|| "open the gate".to_owned())?;
-    wait_for_exec(&gate)?;
     let list = &container.state.wrun.poststart;
+    if until == Until::Executed || !list.is_empty() {
+        wait_for_exec(&gate)?;
+    }
     if list.is_empty() {
         return Ok(());
     }

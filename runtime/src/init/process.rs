@@ -7,9 +7,9 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fstat};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, fchdir, set_dumpable_behavior, umask};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capability_is_in_bounding_set,
-    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
-    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::{complain, rooted};
@@ -220,11 +220,9 @@ fn drop_bounding(plan: &CapabilityPlan) -> Result<()> {
         if plan.bounding & (1 << number) != 0 {
             continue;
         }
-        let one = capability_set(1 << number);
-        let what = || format!("drop capability {number} from the bounding set");
-        if capability_is_in_bounding_set(one).attempt(what)? {
-            remove_capability_from_bounding_set(one).attempt(what)?;
-        }
+        // One that is not there any more may be dropped again.
+        remove_capability_from_bounding_set(capability_set(1 << number))
+            .attempt(|| format!("drop capability {number} from the bounding set"))?;
     }
     Ok(())
 }

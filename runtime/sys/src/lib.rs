@@ -10,6 +10,7 @@
 
 use std::io;
 
+pub mod arena;
 pub mod bpf;
 pub mod fd;
 pub mod keyring;
