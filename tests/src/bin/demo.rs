@@ -15,13 +15,14 @@ use anyhow::{Context, Result, bail};
 use cri_api::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
     CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig,
-    LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
+    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest,
     PullImageRequest, RunPodSandboxRequest, StopContainerRequest,
 };
 use serde_json::json;
 use tests::image::{Format, Image, Layer, Packed};
 use tests::process::{self, Running};
-use tests::traces::{Marks, Traces, mounts, remove_parent};
+use tests::traces::{Marks, Traces, remove_parent};
 use tests::{Client, Registry, programs, wait};
 
 /// What the demo's image has, where the machine has it.
@@ -42,6 +43,9 @@ const GRACE: i64 = 10;
 /// Parent of the demo's control groups.
 const CGROUP: &str = "wherry-demo";
 
+/// Where the kernel lists links.
+const NET: &str = "/sys/class/net";
+
 /// The bridge of a daemon that nobody configured.
 const BRIDGE: &str = "wherry0";
 
@@ -59,7 +63,7 @@ fn main() -> Result<()> {
             cgroup: CGROUP.into(),
             bridge: BRIDGE.into(),
         },
-        before: Machine::now(),
+        seen: Traces::default(),
         folder: folder.path().to_owned(),
         registry: None,
         daemon: None,
@@ -83,35 +87,11 @@ fn arguments() -> Result<Option<String>> {
     }
 }
 
-/// What the machine has, demo or not: compared before and after.
-#[derive(Debug, PartialEq, Eq)]
-struct Machine {
-    mounts: BTreeSet<PathBuf>,
-    links: BTreeSet<String>,
-    tables: String,
-}
-
-impl Machine {
-    fn now() -> Machine {
-        let links = fs::read_dir("/sys/class/net")
-            .into_iter()
-            .flatten()
-            .flatten();
-        let tables = process::run(process::bounded("nft").args(["list", "tables"]));
-        Machine {
-            mounts: mounts(Path::new("/")).into_iter().collect(),
-            links: links
-                .map(|link| link.file_name().to_string_lossy().into_owned())
-                .collect(),
-            tables: tables.map(|output| output.stdout).unwrap_or_default(),
-        }
-    }
-}
-
 struct Demo {
     folder: PathBuf,
     marks: Marks,
-    before: Machine,
+    /// What was there while the pod ran.
+    seen: Traces,
     registry: Option<Registry>,
     daemon: Option<Running>,
     step: usize,
@@ -147,7 +127,8 @@ impl Demo {
     /// Begins a step.
     fn next(&mut self, what: &str) {
         self.step += 1;
-        println!("[{}/{STEPS}] {what}", self.step);
+        let time = self.started.elapsed().as_secs_f64();
+        println!("[{}/{STEPS}] {time:5.1} s  {what}", self.step);
     }
 
     /// Makes an image of this machine's own tools and pushes it to a registry on loopback.
@@ -286,16 +267,13 @@ impl Demo {
         for line in log.lines() {
             println!("      log   {line}");
         }
-        let cmd = [
-            "sh",
-            "-c",
-            "uname -sr; ls /proc | grep -c '^[0-9]' 2>/dev/null || ls /",
-        ];
+        let cmd = ["sh", "-c", "uname -sr; cd /proc; echo processes: [0-9]*"];
         let exec = ExecSyncRequest {
             container_id: pod.container.clone(),
             cmd: cmd.map(str::to_owned).to_vec(),
             timeout: GRACE,
         };
+        self.seen = Traces::of(&self.marks);
         let result = client.call(async |mut cri| cri.exec_sync(exec).await)?;
         for line in String::from_utf8_lossy(&result.stdout).lines() {
             println!("      exec  {line}");
@@ -374,47 +352,32 @@ impl Demo {
     fn prove(&mut self, pod: &Pod) -> Result<()> {
         self.next("what is left?");
         let left = Traces::of(&self.marks);
-        let after = Machine::now();
-        let held: Vec<String> = held_namespaces()
-            .intersection(&pod.namespaces)
-            .cloned()
-            .collect();
-        let firewall = if installed("nft").is_some() {
-            "firewall rule"
-        } else {
-            "(no nft program: rules not looked at)"
-        };
+        let links = self
+            .seen
+            .links
+            .iter()
+            .filter(|link| Path::new(NET).join(link).exists());
+        let held = held_namespaces().intersection(&pod.namespaces).count();
         // The parent belongs to who named it, which is the demo.
         remove_parent(CGROUP);
-        let checks = [
-            ("process", left.processes.is_empty()),
-            (
-                "mount",
-                left.mounts.is_empty() && after.mounts.is_subset(&self.before.mounts),
-            ),
-            ("namespace", held.is_empty()),
-            ("control group", left.cgroups.is_empty()),
-            (
-                "link",
-                left.links.is_empty() && after.links.is_subset(&self.before.links),
-            ),
-            (
-                firewall,
-                left.tables.is_empty() && after.tables == self.before.tables,
-            ),
-            ("file", left.files.is_empty()),
+        let seen = &self.seen;
+        let counts = [
+            ("process", seen.processes.len(), left.processes.len()),
+            ("mount", seen.mounts.len(), left.mounts.len()),
+            ("namespace", pod.namespaces.len(), held),
+            ("control group", seen.cgroups.len(), left.cgroups.len()),
+            ("link", seen.links.len(), left.links.len() + links.count()),
+            ("firewall table", seen.tables.len(), left.tables.len()),
+            ("file of the daemon's", seen.files.len(), left.files.len()),
         ];
-        for (kind, gone) in checks {
-            println!("      {} {kind}", if gone { "no" } else { "LEFT:" });
+        for (kind, before, after) in counts {
+            println!("      {kind}: {before} before, {after} now");
         }
-        if checks.iter().all(|(_, gone)| *gone) {
+        if counts.iter().all(|(.., after)| *after == 0) {
             return Ok(());
         }
         left.remove();
-        bail!(
-            "left behind:\n{left}{held:?}\nbefore: {:?}\nafter: {after:?}",
-            self.before
-        );
+        bail!("left behind:\n{left}");
     }
 
     /// Shows the daemon's log and cleans up after a failure.
@@ -440,6 +403,10 @@ impl Demo {
             log_directory: self.folder.join("logs").display().to_string(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: format!("/{CGROUP}"),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(own_pids()),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -459,7 +426,21 @@ fn container_config(reference: &str) -> ContainerConfig {
         }),
         command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
         log_path: "hello.log".into(),
-        linux: Some(LinuxContainerConfig::default()),
+        linux: Some(LinuxContainerConfig {
+            security_context: Some(LinuxContainerSecurityContext {
+                namespace_options: Some(own_pids()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A process id namespace of each container's own, which is what kubelet asks for.
+fn own_pids() -> NamespaceOption {
+    NamespaceOption {
+        pid: NamespaceMode::Container.into(),
         ..Default::default()
     }
 }

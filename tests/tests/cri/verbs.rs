@@ -1,7 +1,11 @@
 //! Every verb of crictl that needs no streaming session.
 
+use cri_api::{ContainerState, ContainerStatusRequest, StopContainerRequest};
 use serde_json::Value;
 use tests::{Node, pod, wait};
+
+/// Stops in a row: what is looked for is a race.
+const STOPS: usize = 8;
 
 /// Ends with 5 when told to stop.
 const SERVER: &str = "trap 'echo bye; exit 5' TERM; echo hello; echo oops >&2; echo ready; \
@@ -66,7 +70,15 @@ fn a_pod_from_its_start_to_its_end() {
     node.crictl
         .ok(&["stop", "-t", "10", &pod.container])
         .unwrap();
-    assert_eq!(node.crictl.exit_code(&pod.container).unwrap(), 5);
+    // No waiting: a stop answers when the end is known to all.
+    assert_eq!(
+        node.crictl.container(&pod.container, "state").unwrap(),
+        "CONTAINER_EXITED"
+    );
+    assert_eq!(
+        node.crictl.container(&pod.container, "exitCode").unwrap(),
+        5
+    );
     assert_eq!(
         node.crictl.container(&pod.container, "reason").unwrap(),
         "Error"
@@ -332,4 +344,35 @@ fn containers_may_share_their_process_ids() {
         "still here"
     );
     node.remove(&pod).unwrap();
+}
+
+#[test]
+fn a_stop_answers_when_the_end_is_known_to_all() {
+    let Some(node) = Node::start().unwrap() else {
+        return;
+    };
+    let client = node.daemon.client().unwrap();
+    for round in 0..STOPS {
+        let pod = node.run(&format!("stop-{round}"), SERVER).unwrap();
+        pod.wait_for_log("ready").unwrap();
+        let container_id = pod.container.clone();
+        let stop = StopContainerRequest {
+            container_id: container_id.clone(),
+            timeout: 10,
+        };
+        let look = ContainerStatusRequest {
+            container_id,
+            verbose: false,
+        };
+        client
+            .call(async |mut cri| cri.stop_container(stop).await)
+            .unwrap();
+        let status = client
+            .call(async |mut cri| cri.container_status(look).await)
+            .unwrap();
+        let status = status.status.unwrap();
+        let expect = (ContainerState::ContainerExited, 5);
+        assert_eq!((status.state(), status.exit_code), expect, "round {round}");
+        node.remove(&pod).unwrap();
+    }
 }
