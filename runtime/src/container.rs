@@ -139,7 +139,12 @@ impl Container {
 
     /// Removes everything that is kept of it; what is gone already is fine.
     pub(crate) fn destroy(&self) -> Result<()> {
-        self.group()?.remove()?;
+        let group = self.group()?;
+        if !self.state.wrun.own_pids {
+            // Others may have outlived the first process, and would keep the group.
+            group.kill()?;
+        }
+        group.remove()?;
         self.folder.remove()?;
         let hooks = &self.state.wrun.poststop;
         if hooks.is_empty() {

@@ -140,6 +140,26 @@ struct AllHooks {
     start_container: Vec<Hook>,
 }
 
+fn run_host_hooks(hooks: &AllHooks, state: &str) -> Result<()> {
+    hooks
+        .host
+        .iter()
+        .try_for_each(|(kind, list)| hooks::run_all(kind, list, state))
+}
+
+impl AllHooks {
+    fn of(raw: &crate::spec::Hooks<'_>) -> Result<AllHooks> {
+        Ok(AllHooks {
+            host: vec![
+                ("prestart", hooks::from_spec(&raw.prestart)?),
+                ("createRuntime", hooks::from_spec(&raw.create_runtime)?),
+            ],
+            create_container: hooks::from_spec(&raw.create_container)?,
+            start_container: hooks::from_spec(&raw.start_container)?,
+        })
+    }
+}
+
 /// What the child inherits open.
 struct Opened<'a> {
     sources: &'a Sources,
@@ -149,15 +169,7 @@ struct Opened<'a> {
 
 impl Maker<'_> {
     fn make(&self, cgroup_path: Option<&str>) -> Result<Created> {
-        let raw = &self.spec.hooks;
-        let hooks = AllHooks {
-            host: vec![
-                ("prestart", hooks::from_spec(&raw.prestart)?),
-                ("createRuntime", hooks::from_spec(&raw.create_runtime)?),
-            ],
-            create_container: hooks::from_spec(&raw.create_container)?,
-            start_container: hooks::from_spec(&raw.start_container)?,
-        };
+        let hooks = AllHooks::of(&self.spec.hooks)?;
         let filter = self.filter()?;
         self.folder.note_groups(&self.group.paths())?;
         self.group.create()?;
@@ -247,25 +259,19 @@ impl Maker<'_> {
             user_namespace::write_maps(child.pid, &namespaces.uid_maps, &namespaces.gid_maps)?;
             near.go()?;
         }
-        let mut state = None;
         let debug = |text: &str| self.context.log.debug(text);
+        let mut state = None;
         loop {
             match near.next()? {
                 Some(Message::Warning(text)) => self.context.log.warning(&text),
                 Some(Message::HooksPlease) => {
                     debug("running prestart and createRuntime hooks");
-                    let text = hook_state.text("creating", child.pid);
-                    for (kind, list) in &hooks.host {
-                        hooks::run_all(kind, list, &text)?;
-                    }
+                    run_host_hooks(hooks, &hook_state.text("creating", child.pid))?;
                     near.go()?;
                 }
                 Some(Message::Ready) => {
                     debug("child process in init()");
-                    process_limits::apply(&self.context.log, child.pid, &self.plan.process)?;
-                    let made = self.state(child.pid)?;
-                    self.folder.save(&made)?;
-                    state = Some(made);
+                    state = Some(self.record(child.pid)?);
                     near.go()?;
                 }
                 Some(Message::Listener(number)) => {
@@ -283,6 +289,14 @@ impl Maker<'_> {
                 }
             }
         }
+    }
+
+    /// The child has made everything: it gets its limits, and the container its state.
+    fn record(&self, pid: i32) -> Result<State> {
+        process_limits::apply(&self.context.log, pid, &self.plan.process)?;
+        let state = self.state(pid)?;
+        self.folder.save(&state)?;
+        Ok(state)
     }
 
     fn filter(&self) -> Result<Option<Filter>> {

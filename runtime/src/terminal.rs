@@ -157,57 +157,83 @@ pub(crate) fn accompany(
     master: Option<&OwnedFd>,
 ) -> Result<Ended> {
     let raw = master.map(|_| Raw::enter()).transpose()?;
+    let mut relay = Relay {
+        master,
+        output: master.is_some(),
+        input: master.is_some(),
+    };
     if let Some(master) = master {
         copy_size(master);
     }
-    let mut input_open = master.is_some();
-    let mut output_open = master.is_some();
     loop {
-        let mut fds = vec![
-            PollFd::new(pidfd, PollFlags::IN),
-            PollFd::new(signals, PollFlags::IN),
-        ];
-        let own_input = stdin();
-        if let Some(master) = master {
-            let wanted = |open: bool| {
-                if open {
-                    PollFlags::IN
-                } else {
-                    PollFlags::empty()
-                }
-            };
-            // A hung-up descriptor would report that without end, so it is only asked about once.
-            if output_open {
-                fds.push(PollFd::from_borrowed_fd(master.as_fd(), wanted(true)));
-            }
-            if input_open {
-                fds.push(PollFd::from_borrowed_fd(own_input, wanted(true)));
-            }
-        }
-        retry_on_intr(|| poll(&mut fds, None)).attempt(|| "wait for the container".to_owned())?;
-        let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let (ended, signalled) = (ready(0), ready(1));
-        let (output, input) = (
-            output_open && ready(2),
-            input_open && ready(2 + usize::from(output_open)),
-        );
-        if let Some(master) = master {
-            if output {
-                output_open = pass(master.as_fd(), stdout());
-            }
-            if input {
-                input_open = pass(stdin(), master.as_fd());
-            }
-        }
-        if signalled {
+        let ready = relay.wait(pidfd, signals)?;
+        relay.pass(ready);
+        if ready.signal {
             forward(signals, pidfd, master)?;
         }
-        if ended {
-            if let Some(master) = master.filter(|_| output_open) {
-                drain(master);
-            }
+        if ready.end {
+            relay.finish();
             drop(raw);
             return reap(pidfd);
+        }
+    }
+}
+
+/// The two directions of a terminal.
+#[derive(Debug)]
+struct Relay<'a> {
+    master: Option<&'a OwnedFd>,
+    /// More may come from the container.
+    output: bool,
+    /// More may come from the caller.
+    input: bool,
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    end: bool,
+    signal: bool,
+    output: bool,
+    input: bool,
+}
+
+impl Relay<'_> {
+    fn wait(&self, pidfd: &OwnedFd, signals: &OwnedFd) -> Result<Ready> {
+        let watch = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        // What is not watched stands for itself as the handle, and is not asked about below: a
+        // descriptor that has hung up would report that without end.
+        let output = self.master.filter(|_| self.output).unwrap_or(pidfd);
+        let input = if self.input { stdin() } else { pidfd.as_fd() };
+        let mut fds = [
+            watch(pidfd.as_fd()),
+            watch(signals.as_fd()),
+            watch(output.as_fd()),
+            watch(input),
+        ];
+        retry_on_intr(|| poll(&mut fds, None)).attempt(|| "wait for the container".to_owned())?;
+        let [end, signal, output, input] = fds.map(|fd| !fd.revents().is_empty());
+        Ok(Ready {
+            end,
+            signal,
+            output: output && self.output,
+            input: input && self.input,
+        })
+    }
+
+    fn pass(&mut self, ready: Ready) {
+        let Some(master) = self.master else { return };
+        if ready.output {
+            self.output = pass(master.as_fd(), stdout());
+        }
+        if ready.input {
+            self.input = pass(stdin(), master.as_fd());
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(master) = self.master.filter(|_| self.output) {
+            drain(master);
         }
     }
 }

@@ -255,3 +255,17 @@ fn signals_of_the_caller_reach_a_container_in_the_foreground() {
     assert_eq!(child.wait().unwrap().code(), Some(9));
     b.assert_nothing_left();
 }
+
+#[test]
+fn delete_ends_what_outlived_the_first_process() {
+    let Some(mut b) = bundle() else { return };
+    b.spec["linux"]["namespaces"] = json!([{ "type": "mount" }]);
+    b.spec["hostname"] = json!("");
+    b.script("sleep 1000 & exit 0").create().ok();
+    let pid = b.pid();
+    b.wrun(&["start", &b.id]).ok();
+    b.wait_for_end(pid);
+    assert_eq!(b.status(), "stopped");
+    b.wrun(&["delete", &b.id]).ok();
+    b.assert_nothing_left();
+}
