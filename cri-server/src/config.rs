@@ -120,6 +120,7 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
             },
             network: settle_network(file.network, &root, &state)?,
             boot_id: boot_id(&flags.boot_id_file)?,
+            shim_open_files: None,
             root,
             state,
         },

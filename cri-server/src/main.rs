@@ -5,6 +5,7 @@
 
 mod cli;
 mod config;
+mod connections;
 mod control;
 mod rpc;
 mod serve;

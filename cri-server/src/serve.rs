@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use engine::Engine;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
 use crate::config::Settings;
 use crate::socket::{self, Bound};
-use crate::{control, rpc};
+use crate::{connections, control, rpc};
 
 /// Mode of the CRI socket: root and its group.
 const CRI_MODE: u32 = 0o660;
@@ -25,16 +24,6 @@ const CRI_MODE: u32 = 0o660;
 const CONTROL_MODE: u32 = 0o600;
 /// How long requests that are under way at a stop may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-
-/// What an HTTP/2 stream may send before it waits, bytes: a list of 500 containers is larger than
-/// the protocol's 64 KiB.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// The same for a connection.
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
-/// Largest HTTP/2 frame, bytes.
-const MAX_FRAME: u32 = 256 * 1024;
-/// Streams that a client may reset before we saw them; a kubelet cancels in bursts.
-const MAX_PENDING_RESETS: usize = 1024;
 
 /// Whether and why the daemon stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +46,8 @@ pub(crate) type ResetWish = oneshot::Sender<Result<(), engine::Error>>;
 /// # Errors
 ///
 /// The configuration cannot be used here, a socket is taken, or the engine cannot be opened.
-pub(crate) async fn serve(settings: Settings) -> Result<()> {
+pub(crate) async fn serve(mut settings: Settings) -> Result<()> {
+    settings.engine.shim_open_files = raise_open_files();
     let operator_path = settings.engine.state.join(control_api::SOCKET);
     check_user()?;
     socket::check_free(&settings.listen)?;
@@ -82,6 +72,21 @@ pub(crate) fn check_user() -> Result<()> {
         bail!("this program must run as root");
     }
     Ok(())
+}
+
+/// Takes as many descriptors as the system lets us have: a connection, a log and figures of each of
+/// many containers need them. Gives back the limit before, which is right for everybody else:
+/// programs that use select(2), or close all descriptors below the limit, suffer from a high one.
+fn raise_open_files() -> Option<u64> {
+    let before = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: before.maximum,
+        maximum: before.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    before.current
 }
 
 /// Serves CRI and the operator until told to stop; says why it stopped.
@@ -114,15 +119,8 @@ async fn serve_one(
     stopped: impl Future<Output = ()>,
 ) -> Result<()> {
     let listener = bound.take().context("a socket is served once")?;
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped)
-        .await
-        .context("serving a socket")
+    connections::serve(listener, routes, stopped).await;
+    Ok(())
 }
 
 /// CRI ends as soon as a stop or a reset begins.

@@ -64,6 +64,8 @@ pub struct Config {
     pub network: network::Config,
     /// Name of the present boot of the machine: whatever was alive under another is gone.
     pub boot_id: String,
+    /// Soft limit of open files that shims get, where it is not the daemon's own.
+    pub shim_open_files: Option<u64>,
 }
 
 /// An OCI runtime.
@@ -450,6 +452,7 @@ impl Inner {
             runtime: self.runtime(handler)?.into(),
             runtime_root: self.paths.runtime_root(self.handler(handler)),
             systemd_cgroup: self.facts.systemd_cgroup,
+            open_files: self.config.shim_open_files,
         })
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Launch {
     pub(crate) runtime: PathBuf,
     pub(crate) runtime_root: PathBuf,
     pub(crate) systemd_cgroup: bool,
+    /// Soft limit of open files, where it is not ours.
+    pub(crate) open_files: Option<u64>,
 }
 
 /// A connection to a shim.
@@ -72,12 +74,29 @@ const LOCK: &str = "no thread panics while it holds this lock";
 pub(crate) fn start(launch: &Launch) -> io::Result<()> {
     let listener = listen(&launch.bundle)?;
     let mut child = command(launch, Stdio::from(listener)).spawn()?;
+    if let (Some(limit), Some(pid)) = (launch.open_files, child.id()) {
+        limit_open_files(pid, limit)?;
+    }
     // The task reaps it; a shim that outlives the daemon is reaped by the system's init.
     #[expect(
         clippy::disallowed_methods,
         reason = "owns the child that was just made"
     )]
     drop(tokio::spawn(async move { drop(child.wait().await) }));
+    Ok(())
+}
+
+/// Sets the soft limit of a process that was just started; it and all that it starts have it.
+fn limit_open_files(pid: u32, limit: u64) -> io::Result<()> {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    let limit = Rlimit {
+        current: Some(limit),
+        ..getrlimit(Resource::Nofile)
+    };
+    prlimit(Some(pid), Resource::Nofile, limit)?;
     Ok(())
 }
 

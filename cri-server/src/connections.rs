@@ -1,0 +1,113 @@
+//! Connections of gRPC clients: accepted, served until told to stop, left to finish what they began.
+//!
+//! A client's deadline stays the client's. gRPC sends it along, and tonic's own server would answer
+//! CANCELLED at that moment, in a race with the client's timer, which says DEADLINE_EXCEEDED. Here
+//! the header is taken out: the client hears its own timer and drops the stream, and the engine's
+//! operations go on.
+
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{UnixListener, UnixStream};
+use tonic::codegen::Service as _;
+use tonic::service::Routes;
+
+/// What an HTTP/2 stream may send before it waits, bytes: a list of 500 containers is larger than
+/// the protocol's 64 KiB.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The same for a connection.
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Largest HTTP/2 frame, bytes.
+const MAX_FRAME: u32 = 256 * 1024;
+/// Requests that a connection may have under way; further ones wait with the client.
+const MAX_STREAMS: u32 = 4096;
+/// Streams that a client may reset before we saw them; a kubelet cancels in bursts.
+const MAX_PENDING_RESETS: usize = 1024;
+/// Pause after a connection could not be accepted, for want of descriptors most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Header with the client's deadline (gRPC over HTTP/2, "Timeout").
+const DEADLINE: &str = "grpc-timeout";
+
+/// Serves whoever connects until `stopped` ends; returns when the last request has been answered.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    routes: Routes,
+    stopped: impl Future<Output = ()>,
+) {
+    let connections = GracefulShutdown::new();
+    let routes = routes.prepare();
+    let mut stopped = std::pin::pin!(stopped);
+    loop {
+        tokio::select! {
+            () = &mut stopped => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => begin(stream, routes.clone(), &connections),
+                Err(error) => {
+                    tracing::warn!(%error, "a client cannot connect");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+/// Serves one connection on a task of its own.
+fn begin(stream: UnixStream, routes: Routes, connections: &GracefulShutdown) {
+    let service = service_fn(move |mut request| {
+        forget_deadline(&mut request);
+        routes.clone().call(request)
+    });
+    let connection = Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .serve_connection(TokioIo::new(stream), service);
+    let connection = connections.watch(connection);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "ends with its connection, which the graceful stop watches"
+    )]
+    drop(tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }));
+}
+
+fn forget_deadline<B>(request: &mut Request<B>) {
+    request.headers_mut().remove(DEADLINE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_stays_with_its_client() {
+        let mut request = Request::builder()
+            .header("grpc-timeout", "5S")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        forget_deadline(&mut request);
+        assert_eq!(request.headers().len(), 1);
+        assert!(request.headers().contains_key("te"));
+    }
+
+    #[tokio::test]
+    async fn a_stop_closes_the_door() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        serve(listener, Routes::default(), std::future::ready(())).await;
+        assert!(UnixStream::connect(&path).await.is_err());
+    }
+}
