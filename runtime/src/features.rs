@@ -58,8 +58,8 @@ fn seccomp() -> Value {
             "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
         ],
         "archs": [
-            "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86",
-            "SCMP_ARCH_X86_64",
+            "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_RISCV64", "SCMP_ARCH_X32",
+            "SCMP_ARCH_X86", "SCMP_ARCH_X86_64",
         ],
         "knownFlags": [
             "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",

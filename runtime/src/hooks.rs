@@ -119,7 +119,7 @@ fn run(hook: &Hook, state: &str) -> Result<()> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "hooks are this program's only helpers; this owns them"
+    reason = "hooks are children of this module alone"
 )]
 fn start(hook: &Hook) -> io::Result<Child> {
     let mut command = Command::new(&hook.path);

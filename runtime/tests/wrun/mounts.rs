@@ -43,7 +43,7 @@ fn binds_keep_and_take_attributes() {
 #[test]
 fn rro_holds_below_too() {
     let Some(mut b) = bundle() else { return };
-    // A mount below the source, made and undone in a mount namespace of the helper's own.
+    // A mount below the source, made and undone in a mount namespace of its own.
     std::fs::create_dir_all(b.path("vol/inner")).unwrap();
     let bind = json!({ "destination": "/v", "type": "bind", "source": b.path("vol"),
         "options": ["rbind", "rro"] });
