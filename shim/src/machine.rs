@@ -49,6 +49,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 /// Most signals under way at a time.
 const MAX_KILLS: usize = 16;
 
+/// Most changes of limits under way at a time.
+const MAX_UPDATES: usize = 4;
+
 /// Most ended processes remembered until the runtime that made them says which they were.
 const MAX_UNCLAIMED: usize = 256;
 
@@ -74,6 +77,7 @@ pub(crate) struct Machine {
     lonely_since: Duration,
     sessions: Sessions,
     kills: Vec<(u32, Asker)>,
+    updates: Vec<(u32, Asker)>,
     unclaimed: VecDeque<(i32, i32)>,
     next_number: u32,
 }
@@ -91,6 +95,7 @@ impl Machine {
             lonely_since: now,
             sessions: Sessions::default(),
             kills: Vec::new(),
+            updates: Vec::new(),
             unclaimed: VecDeque::new(),
             next_number: 0,
         }
@@ -150,6 +155,7 @@ impl Machine {
             Event::CreateEnded(result) => self.create_ended(result, now, &mut out),
             Event::StartEnded(result) => self.start_ended(result, now, &mut out),
             Event::KillEnded(number, result) => self.kill_ended(number, result, &mut out),
+            Event::UpdateEnded(number, result) => self.update_ended(number, result, &mut out),
             Event::ExecEnded(number, result) => {
                 let code = result.as_ref().ok().and_then(|made| self.claim(*made));
                 self.sessions.started(number, result, code, &mut out);
@@ -225,6 +231,7 @@ impl Machine {
                 out.push(Action::ReopenLog(asker));
                 Ok(())
             }
+            Call::Update(update) => self.update(asker, update.resources, out),
             Call::State(_) => {
                 out.push(Action::Reply(asker, Answer::State(self.phase.state())));
                 Ok(())
@@ -352,6 +359,33 @@ impl Machine {
             // Gone meanwhile is as good as signalled.
             Err(failure) if self.has_init() => refuse(asker, failure, out),
             _ => out.push(done(asker)),
+        }
+    }
+
+    fn update(
+        &mut self,
+        asker: Asker,
+        resources: Vec<u8>,
+        out: &mut Actions,
+    ) -> Result<(), Failure> {
+        self.demand(self.has_init(), "created or running")?;
+        if self.updates.len() >= MAX_UPDATES {
+            return Err(Failure::new(Kind::Other, "too many updates are under way"));
+        }
+        let number = self.number();
+        self.updates.push((number, asker));
+        out.push(Action::Update { number, resources });
+        Ok(())
+    }
+
+    fn update_ended(&mut self, number: u32, result: Result<(), Failure>, out: &mut Actions) {
+        let Some(position) = self.updates.iter().position(|(other, _)| *other == number) else {
+            return;
+        };
+        let (_, asker) = self.updates.swap_remove(position);
+        match result {
+            Ok(()) => out.push(done(asker)),
+            Err(failure) => refuse(asker, failure, out),
         }
     }
 
@@ -489,7 +523,7 @@ impl Machine {
             return;
         };
         let done =
-            ending.swept && ending.drained && self.sessions.is_empty() && self.kills.is_empty();
+            ending.swept && ending.drained && self.sessions.is_empty() && !self.runtime_works();
         if !done && now.monotonic < ending.deadline {
             return;
         }
@@ -502,6 +536,11 @@ impl Machine {
             Action::Delete,
         ]);
         self.phase = Phase::Recorded(record);
+    }
+
+    /// Whether a runtime is under way on behalf of a client.
+    fn runtime_works(&self) -> bool {
+        !self.kills.is_empty() || !self.updates.is_empty()
     }
 
     /// The exit code of a process that ended before the runtime had named it.

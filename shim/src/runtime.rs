@@ -52,6 +52,11 @@ pub(crate) enum Verb {
         /// To every process instead of init.
         all: bool,
     },
+    /// Change its limits.
+    Update {
+        /// Tells invocations apart.
+        number: u32,
+    },
     /// Take it away, whatever its state.
     Delete,
     /// Start another process.
@@ -69,6 +74,7 @@ impl Verb {
             Self::Create { .. } => "create",
             Self::Start => "start",
             Self::Kill { .. } => "kill",
+            Self::Update { .. } => "update",
             Self::Delete => "delete",
             Self::Exec { .. } => "exec",
         }
@@ -94,6 +100,7 @@ impl Files {
         match verb {
             Verb::Kill { number, .. } => self.bundle.join(format!("kill-{number}.log")),
             Verb::Exec { number, .. } => self.bundle.join(format!("exec-{number}.log")),
+            Verb::Update { number } => self.bundle.join(format!("update-{number}.log")),
             _ => self.bundle.join("runtime.log"),
         }
     }
@@ -111,12 +118,22 @@ impl Files {
         self.bundle.join(format!("exec-{number}.json"))
     }
 
+    /// Where the runtime finds the limits that it is to set.
+    pub(crate) fn resources(&self, number: u32) -> PathBuf {
+        self.bundle.join(format!("update-{number}.json"))
+    }
+
     /// Where the runtime connects to hand over a terminal.
     pub(crate) fn console(&self, exec: Option<u32>) -> PathBuf {
         match exec {
             None => self.bundle.join("console.sock"),
             Some(number) => self.bundle.join(format!("exec-{number}.sock")),
         }
+    }
+
+    /// Removes what an update left.
+    pub(crate) fn remove_update(&self, number: u32) {
+        remove(&self.resources(number));
     }
 
     /// Removes what an exec session left.
@@ -223,6 +240,9 @@ impl Runtime {
                 argv.push("--detach".into());
                 argv.extend(["--pid-file".into(), self.files.pid(Some(number)).into()]);
             }
+            Verb::Update { number } => {
+                argv.extend(["--resources".into(), self.files.resources(number).into()]);
+            }
             Verb::Kill { all: true, .. } => argv.push("--all".into()),
             Verb::Delete => argv.push("--force".into()),
             Verb::Kill { all: false, .. } | Verb::Start => {}
@@ -273,7 +293,7 @@ impl Invocation {
                     .unwrap_or_else(|| format!("runtime {verb}: exit code {code}")),
             )),
         };
-        if matches!(self.verb, Verb::Kill { .. }) {
+        if matches!(self.verb, Verb::Kill { .. } | Verb::Update { .. }) {
             remove(&self.log);
         }
         result
@@ -469,6 +489,15 @@ mod tests {
             None,
             "/b/exec-5.log --log-format json exec --process /b/exec-5.json --detach \
              --pid-file /b/exec-5.pid c1",
+        );
+    }
+
+    #[test]
+    fn an_update_has_its_limits_in_a_file() {
+        check(
+            Verb::Update { number: 4 },
+            None,
+            "/b/update-4.log --log-format json update --resources /b/update-4.json c1",
         );
     }
 

@@ -259,6 +259,10 @@ impl Service {
             Verb::Create { terminal } => Event::CreateEnded(self.created(terminal, result)),
             Verb::Start => Event::StartEnded(result),
             Verb::Kill { number, .. } => Event::KillEnded(number, result),
+            Verb::Update { number } => {
+                self.runtime.files().remove_update(number);
+                Event::UpdateEnded(number, result)
+            }
             Verb::Exec { number, terminal } => {
                 Event::ExecEnded(number, self.exec_made(number, terminal, result))
             }

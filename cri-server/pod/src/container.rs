@@ -116,6 +116,38 @@ pub struct Resources {
     pub memory_swap_limit: i64,
 }
 
+impl Resources {
+    /// These limits changed as a client wants: what it does not name stays.
+    #[must_use]
+    pub fn changed(&self, wanted: &Self) -> Self {
+        let number = |new: i64, old: i64| if new == 0 { old } else { new };
+        let text = |new: &String, old: &String| if new.is_empty() { old } else { new }.clone();
+        let mut hugepages = self.hugepages.clone();
+        hugepages.retain(|(size, _)| wanted.hugepages.iter().all(|(new, _)| new != size));
+        hugepages.extend(wanted.hugepages.iter().cloned());
+        let mut unified = self.unified.clone();
+        unified.extend(wanted.unified.clone());
+        let memory_limit = number(wanted.memory_limit, self.memory_limit);
+        let memory_swap_limit = match wanted.memory_swap_limit {
+            // The old sum would leave less than nothing for swap.
+            0 if (1..memory_limit).contains(&self.memory_swap_limit) => memory_limit,
+            new => number(new, self.memory_swap_limit),
+        };
+        Self {
+            cpu_period: number(wanted.cpu_period, self.cpu_period),
+            cpu_quota: number(wanted.cpu_quota, self.cpu_quota),
+            cpu_shares: number(wanted.cpu_shares, self.cpu_shares),
+            memory_limit,
+            oom_score_adj: number(wanted.oom_score_adj, self.oom_score_adj),
+            cpuset_cpus: text(&wanted.cpuset_cpus, &self.cpuset_cpus),
+            cpuset_mems: text(&wanted.cpuset_mems, &self.cpuset_mems),
+            hugepages,
+            unified,
+            memory_swap_limit,
+        }
+    }
+}
+
 /// Rights and identity of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
@@ -269,6 +301,33 @@ impl ContainerSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_change_does_not_name_stays() {
+        let before = Resources {
+            cpu_shares: 100,
+            memory_limit: 64,
+            memory_swap_limit: 64,
+            cpuset_cpus: "0".into(),
+            hugepages: vec![("2MB".into(), 1), ("1GB".into(), 2)],
+            unified: BTreeMap::from([("memory.high".into(), "1".into())]),
+            ..Default::default()
+        };
+        assert_eq!(before.changed(&Resources::default()), before);
+        let wanted = Resources {
+            cpu_quota: -1,
+            memory_limit: 128,
+            hugepages: vec![("2MB".into(), 3)],
+            unified: BTreeMap::from([("memory.low".into(), "2".into())]),
+            ..Default::default()
+        };
+        let after = before.changed(&wanted);
+        assert_eq!((after.cpu_shares, after.cpu_quota), (100, -1));
+        assert_eq!((after.memory_limit, after.memory_swap_limit), (128, 128));
+        assert_eq!(after.hugepages, [("1GB".into(), 2), ("2MB".into(), 3)]);
+        assert_eq!(after.unified.len(), 2);
+        assert_eq!(after.cpuset_cpus, "0");
+    }
 
     #[test]
     fn logs_lie_below_the_pods_directory() {

@@ -127,6 +127,18 @@ pub fn in_use(container: ContainerPhase) -> Result<(), Refusal> {
     in_phase(container, ContainerPhase::Running)
 }
 
+/// Decides a request to change a container's limits: it must not have ended.
+///
+/// # Errors
+///
+/// [`Refusal::WrongPhase`].
+pub fn update(container: ContainerPhase) -> Result<(), Refusal> {
+    match container {
+        ContainerPhase::Created | ContainerPhase::Running => Ok(()),
+        ContainerPhase::Exited => in_phase(container, ContainerPhase::Running),
+    }
+}
+
 /// What to do with a request to stop a container. Moments are told on a clock that only goes
 /// forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +198,13 @@ fn in_phase(phase: ContainerPhase, needed: ContainerPhase) -> Result<(), Refusal
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    #[test]
+    fn limits_change_until_the_end() {
+        assert!(super::update(ContainerPhase::Created).is_ok());
+        assert!(super::update(ContainerPhase::Running).is_ok());
+        assert!(super::update(ContainerPhase::Exited).is_err());
+    }
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Random orders of events: whatever happens, a container ends once and ends well.
 
 use proptest::prelude::*;
-use shim_api::{Exec, Kill, KillExec, Start, State};
+use shim_api::{Exec, Kill, KillExec, Start, State, Update};
 
 use super::tests::{Desk, INIT, failure, record};
 use super::*;
@@ -26,6 +26,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         (0..4i32).prop_map(|id| Call::KillExec(KillExec { id: id.to_string() })),
         Just(Call::State(State {})),
+        Just(Call::Update(Update::default())),
     ];
     prop_oneof![
         connection.clone().prop_map(Event::Connected),
@@ -43,6 +44,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         number
             .clone()
             .prop_map(|number| Event::KillEnded(number, Ok(()))),
+        number
+            .clone()
+            .prop_map(|number| Event::UpdateEnded(number, Ok(()))),
         (number, result).prop_map(|(number, result)| Event::ExecEnded(number, result)),
         (pid, 0..256).prop_map(|(pid, code)| Event::Reaped { pid, code }),
         Just(()).prop_map(|()| Event::InitVanished),
@@ -72,7 +76,11 @@ proptest! {
         let delete = all.iter().position(|action| *action == Action::Delete);
         let work = |action: &Action| matches!(
             action,
-            Action::Create(_) | Action::Start | Action::Exec { .. } | Action::Kill { .. }
+            Action::Create(_)
+                | Action::Start
+                | Action::Exec { .. }
+                | Action::Kill { .. }
+                | Action::Update { .. }
         );
         prop_assert!(delete.is_none_or(|place| !all[place..].iter().any(work)));
         // A container that has begun to end comes to its end without further events.

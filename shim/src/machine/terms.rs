@@ -58,6 +58,8 @@ pub(crate) enum Event {
     StartEnded(Result<(), Failure>),
     /// A runtime's kill has ended, or could not be begun.
     KillEnded(u32, Result<(), Failure>),
+    /// A runtime's update has ended, or could not be begun.
+    UpdateEnded(u32, Result<(), Failure>),
     /// A runtime's exec has ended, or could not be begun.
     ExecEnded(u32, Result<Made, Failure>),
     /// The runtime's delete has ended, well or not.
@@ -107,6 +109,13 @@ pub(crate) enum Action {
     },
     /// End init.
     EndInit,
+    /// Begin a runtime's update.
+    Update {
+        /// Tells invocations apart.
+        number: u32,
+        /// The OCI resources.
+        resources: Vec<u8>,
+    },
     /// Begin a runtime's exec, with the descriptors that came with the request.
     Exec {
         /// Tells invocations apart.

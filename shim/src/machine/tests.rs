@@ -1,6 +1,6 @@
 //! Every order of events that matters.
 
-use shim_api::{Attach, Exec, Kill, KillExec, ReopenLog, ResizeTerminal, Start, State};
+use shim_api::{Attach, Exec, Kill, KillExec, ReopenLog, ResizeTerminal, Start, State, Update};
 
 use super::*;
 
@@ -598,4 +598,39 @@ fn contradictions_are_refused() {
         error(&Desk::running().ask(Call::ResizeTerminal(size))),
         Some(Kind::Invalid)
     );
+}
+
+#[test]
+fn limits_change_while_init_is_there() {
+    let update = || {
+        Call::Update(Update {
+            resources: b"{}".to_vec(),
+        })
+    };
+    let mut desk = Desk::new();
+    assert_eq!(error(&desk.ask(update())), Some(Kind::WrongState));
+    for mut desk in [Desk::created(), Desk::running()] {
+        let begun = desk.ask(update());
+        let [Action::Update { number, resources }] = &begun[..] else {
+            panic!("{begun:?}");
+        };
+        assert_eq!(resources, b"{}");
+        assert_eq!(
+            desk.event(Event::UpdateEnded(*number, Ok(()))),
+            [desk.done()]
+        );
+    }
+}
+
+#[test]
+fn a_refused_update_tells_why_and_many_wait_for_none() {
+    let mut desk = Desk::running();
+    for _ in 0..MAX_UPDATES {
+        assert_eq!(error(&desk.ask(Call::Update(Update::default()))), None);
+    }
+    let further = desk.ask(Call::Update(Update::default()));
+    assert_eq!(error(&further), Some(Kind::Other));
+    let number = desk.machine.updates[0].0;
+    let ended = desk.event(Event::UpdateEnded(number, failure()));
+    assert_eq!(error(&ended), Some(Kind::Runtime));
 }

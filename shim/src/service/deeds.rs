@@ -51,6 +51,12 @@ impl Service {
                         .push_back(Event::KillEnded(number, Err(failure)));
                 }
             }
+            Action::Update { number, resources } => {
+                if let Err(failure) = self.update(number, &resources) {
+                    self.pending
+                        .push_back(Event::UpdateEnded(number, Err(failure)));
+                }
+            }
             Action::EndInit => self.end_init(),
             Action::Exec {
                 number,
@@ -248,6 +254,13 @@ impl Service {
                 .map_or(null.as_fd(), |fd| fd.as_fd())
         });
         self.invoke(Verb::Exec { number, terminal }, Some(stdio))
+    }
+
+    fn update(&mut self, number: u32, resources: &[u8]) -> Result<(), Failure> {
+        let file = self.runtime.files().resources(number);
+        write_private(&file, resources)
+            .map_err(|error| Failure::other(format!("write {}", file.display()), error))?;
+        self.invoke(Verb::Update { number }, None)
     }
 
     /// A runtime's exec has ended.

@@ -35,7 +35,7 @@ use crate::sandbox::SandboxSpec;
 
 pub use cgroup::DEFAULT_CGROUP_PARENT;
 pub use container::plan_container;
-pub use resources::plan_resources;
+pub use resources::{oom_score_adj as plan_oom_score, plan_resources};
 pub use sandbox::plan_sandbox;
 
 /// Version of the OCI runtime specification that the plans follow: the lowest that has all they

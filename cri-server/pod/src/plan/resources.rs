@@ -40,7 +40,11 @@ pub fn plan_resources(
 }
 
 /// The score for the out-of-memory killer, raised to what the engine is allowed to give.
-pub(super) fn oom_score_adj(resources: &Resources, facts: &NodeFacts) -> Result<i32, PlanError> {
+///
+/// # Errors
+///
+/// [`PlanError`]: the kernel knows no such score.
+pub fn oom_score_adj(resources: &Resources, facts: &NodeFacts) -> Result<i32, PlanError> {
     let asked = resources.oom_score_adj;
     let score = i32::try_from(asked)
         .ok()
