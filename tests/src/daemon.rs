@@ -305,9 +305,15 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let cleaned = if self.strict { self.clean() } else { Ok(()) };
         drop(self.running.take());
-        let left = self.traces();
-        left.remove();
+        // What was killed takes a moment to go, and holds its mounts and control groups till then.
+        let gone = wait::until("what is left to go", || {
+            self.traces().remove();
+            let left = self.traces();
+            (left.processes.is_empty() && left.cgroups.is_empty() && left.mounts.is_empty())
+                .then_some(())
+        });
         remove_parent(self.scratch.name());
+        let cleaned = cleaned.and(gone);
         if let Err(error) = cleaned
             && !std::thread::panicking()
         {

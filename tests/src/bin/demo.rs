@@ -389,6 +389,7 @@ impl Demo {
         }
         drop(self.daemon.take());
         Traces::of(&self.marks).remove();
+        remove_parent(CGROUP);
     }
 
     fn pod_config(&self) -> PodSandboxConfig {

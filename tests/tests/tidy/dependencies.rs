@@ -6,7 +6,7 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
@@ -18,6 +18,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("pod", &[]),
     ("image", &["sys"]),
     ("network", &["sys"]),
+    ("streaming", &[]),
     (
         "engine",
         &["pod", "image", "network", "shim-api", "sys", "cgroup"],
@@ -31,9 +32,11 @@ const MAY_USE: [(&str, &[&str]); 14] = [
             "pod",
             "image",
             "network",
+            "streaming",
         ],
     ),
     ("tests", &["cri-api", "shim-api"]),
+    ("bench", &["cri-api", "tests"]),
 ];
 
 /// Crates that start threads or run futures: none of them reaches [`SINGLE_THREADED`].
