@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup::{Driver, Group, Host};
 use oci_spec::runtime::LinuxResources;
+use serde::Deserialize as _;
 use serde_json::value::RawValue;
 
 use crate::failure::{Attempt, Failure, Result, because};
@@ -109,6 +110,15 @@ impl ContainerGroup {
             serde_json::from_str(text).map_err(|error| because("read linux.resources", &error))?;
         self.0
             .apply(&resources)
+            .map_err(|error| failed("set limits", &error))
+    }
+
+    /// Sets other limits; device rules stay.
+    pub(crate) fn update(&self, resources: &serde_json::Value) -> Result<()> {
+        let resources = LinuxResources::deserialize(resources)
+            .map_err(|error| because("read linux.resources", &error))?;
+        self.0
+            .update(&resources)
             .map_err(|error| failed("set limits", &error))
     }
 

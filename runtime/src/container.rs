@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroups::ContainerGroup;
-use crate::failure::{Attempt, Failure, Result};
+use crate::failure::{Attempt, Failure, Result, because};
 use crate::messages;
 use crate::reap::wait_for_end;
 use crate::state::{Error, Folder, State};
@@ -151,6 +151,23 @@ impl Container {
             return Ok(());
         }
         crate::hooks::run_all("poststop", hooks, &self.hook_state(Status::Stopped))
+    }
+
+    /// Its limits, as `linux.resources` has them.
+    pub(crate) fn resources(&self) -> Result<serde_json::Value> {
+        match &self.state.wrun.resources {
+            Some(raw) => serde_json::from_str(raw.get())
+                .map_err(|error| because("read the limits that are kept", &error)),
+            None => Ok(serde_json::json!({})),
+        }
+    }
+
+    /// Keeps other limits in its state.
+    pub(crate) fn keep_resources(&mut self, resources: &serde_json::Value) -> Result<()> {
+        let raw = serde_json::value::to_raw_value(resources)
+            .map_err(|error| because("write the limits", &error))?;
+        self.state.wrun.resources = Some(raw);
+        self.folder.save(&self.state)
     }
 
     /// The state that hooks read (runtime-spec, "State").

@@ -363,6 +363,11 @@ impl Maker<'_> {
                     .linux
                     .as_ref()
                     .is_some_and(|linux| linux.seccomp.is_some()),
+                resources: self
+                    .spec
+                    .linux
+                    .as_ref()
+                    .and_then(|linux| linux.resources.map(ToOwned::to_owned)),
                 poststart: hooks::from_spec(&self.spec.hooks.poststart)?,
                 poststop: hooks::from_spec(&self.spec.hooks.poststop)?,
             },

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, mkdirat, mknodat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::hooks::Hook;
@@ -67,6 +68,9 @@ pub(crate) struct Own {
     /// Its processes get session keyrings of their own.
     pub(crate) keyring: bool,
     pub(crate) seccomp: bool,
+    /// `linux.resources` as it holds now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resources: Option<Box<RawValue>>,
     pub(crate) poststart: Vec<Hook>,
     pub(crate) poststop: Vec<Hook>,
 }

@@ -1,6 +1,7 @@
 //! Every command and every flag, once.
 
 use super::Wrong;
+use crate::command::update::Form;
 
 /// What a flag takes.
 #[derive(Clone, Copy, Debug)]
@@ -301,4 +302,90 @@ pub(crate) const VERBS: &[Verb] = &[
         flags: &[],
         flags_anywhere: true,
     },
+    Verb {
+        name: "update",
+        summary: "change the limits of a container",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[
+            value(
+                "resources",
+                "r",
+                "FILE",
+                "take all limits (linux.resources) from there, - is standard input",
+            ),
+            value(
+                "blkio-weight",
+                "",
+                "WEIGHT",
+                "share of disk bandwidth, 10 to 1000",
+            ),
+            value("cpu-period", "", "USEC", "period of the CPU quota"),
+            value("cpu-quota", "", "USEC", "CPU time in each period"),
+            value(
+                "cpu-burst",
+                "",
+                "USEC",
+                "unused CPU time that may be saved up",
+            ),
+            value("cpu-share", "", "SHARES", "share of CPU time"),
+            value("cpu-rt-period", "", "USEC", "period of realtime CPU time"),
+            value(
+                "cpu-rt-runtime",
+                "",
+                "USEC",
+                "realtime CPU time in each period",
+            ),
+            value("cpuset-cpus", "", "LIST", "CPUs to run on"),
+            value("cpuset-mems", "", "LIST", "memory nodes to use"),
+            value("memory", "", "SIZE", "memory limit, -1 for none"),
+            value(
+                "memory-reservation",
+                "",
+                "SIZE",
+                "memory that is kept under pressure",
+            ),
+            value(
+                "memory-swap",
+                "",
+                "SIZE",
+                "limit of memory and swap, -1 for none",
+            ),
+            value("pids-limit", "", "N", "most processes, -1 for any number"),
+            value("cpu-idle", "", "0|1", "run only when nobody else wants to"),
+            value(
+                "l3-cache-schema",
+                "",
+                "SCHEMA",
+                "Intel RDT: share of the L3 cache",
+            ),
+            value(
+                "mem-bw-schema",
+                "",
+                "SCHEMA",
+                "Intel RDT: share of memory bandwidth",
+            ),
+            value("kernel-memory", "", "", ""),
+            value("kernel-memory-tcp", "", "", ""),
+        ],
+        flags_anywhere: true,
+    },
+];
+
+/// Where the value of each flag of `update` belongs in `linux.resources`.
+pub(crate) const UPDATE_FLAGS: &[(&str, &str, &str, Form)] = &[
+    ("blkio-weight", "blockIO", "weight", Form::Unsigned),
+    ("cpu-period", "cpu", "period", Form::Unsigned),
+    ("cpu-quota", "cpu", "quota", Form::Signed),
+    ("cpu-burst", "cpu", "burst", Form::Unsigned),
+    ("cpu-share", "cpu", "shares", Form::Unsigned),
+    ("cpu-rt-period", "cpu", "realtimePeriod", Form::Unsigned),
+    ("cpu-rt-runtime", "cpu", "realtimeRuntime", Form::Signed),
+    ("cpuset-cpus", "cpu", "cpus", Form::Text),
+    ("cpuset-mems", "cpu", "mems", Form::Text),
+    ("memory", "memory", "limit", Form::Size),
+    ("memory-reservation", "memory", "reservation", Form::Size),
+    ("memory-swap", "memory", "swap", Form::Size),
+    ("pids-limit", "pids", "limit", Form::Signed),
+    ("cpu-idle", "cpu", "idle", Form::Signed),
 ];

@@ -11,6 +11,7 @@ mod run;
 mod spec;
 mod start;
 mod state;
+pub(crate) mod update;
 
 use std::path::{Path, PathBuf};
 
@@ -58,6 +59,7 @@ pub(crate) fn run(context: &Context, verb: &Verb, values: &Values, args: &[Strin
         "pause" => (pause::pause(context, id), "", 1),
         "resume" => (pause::resume(context, id), "", 1),
         "spec" => (spec::run(values), "", 1),
+        "update" => (update::run(context, values, id), "", 1),
         "features" => (show_features(), "", 1),
         other => (Err(Failure::new(format!("{other} is not built"))), "", 1),
     };

@@ -12,3 +12,4 @@ mod process;
 mod safety;
 mod seccomp;
 mod terminal;
+mod update;
