@@ -42,9 +42,64 @@ pub enum Error {
     /// Neither a v1 nor a v2 hierarchy is mounted.
     #[error("no cgroup hierarchy is mounted")]
     NoHierarchy,
-    /// The systemd driver was asked for.
-    #[error("the systemd cgroup driver is not supported; use cgroupfs")]
-    Systemd,
+    /// The systemd driver was asked for where systemd does not run.
+    #[error("systemd not running on this host, cannot use systemd cgroups manager")]
+    NoSystemd,
+    /// The systemd driver was asked for on a v1 host.
+    #[error("the systemd cgroup driver needs cgroup v2; use cgroupfs")]
+    SystemdV1,
+    /// A scope cannot be made before the process that it is for.
+    #[error("make scope {0}: systemd makes it only with a process in it")]
+    NeedsProcess(String),
+    /// The connection to systemd.
+    #[error("{what} {address}")]
+    Bus {
+        /// What was attempted.
+        what: &'static str,
+        /// The socket.
+        address: String,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+    /// systemd, or a bus on the way to it, refused a call.
+    #[error("systemd refused: {message} ({name})")]
+    Refused {
+        /// The error's name on D-Bus.
+        name: String,
+        /// What it said.
+        message: String,
+    },
+    /// systemd refused to make, change or end a unit.
+    #[error("{what} unit {unit}: {message} ({name})")]
+    Unit {
+        /// What was attempted.
+        what: &'static str,
+        /// The unit.
+        unit: String,
+        /// The error's name on D-Bus.
+        name: String,
+        /// What it said.
+        message: String,
+    },
+    /// systemd took a job on and did not finish it.
+    #[error("systemd's job for unit {unit} ended as {result:?}")]
+    Job {
+        /// The unit.
+        unit: String,
+        /// As `JobRemoved` has it: `canceled`, `timeout`, `failed`, `dependency`, `skipped`.
+        result: String,
+    },
+    /// A property of a unit, as an annotation gave it.
+    #[error("systemd property {name}={text:?}: {reason}")]
+    Property {
+        /// Its name.
+        name: String,
+        /// The text of its value.
+        text: String,
+        /// What is wrong with either.
+        reason: &'static str,
+    },
     /// A limit that contradicts another one or the kernel's rules.
     #[error("{0}")]
     Limit(String),

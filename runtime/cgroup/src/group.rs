@@ -10,12 +10,15 @@ use rustix::io::Errno;
 
 use crate::dir::Dir;
 use crate::stats::{self, Stats};
+use crate::systemd::{self, Property, Unit};
 use crate::{Error, devices, signal, v1, v2};
 
 /// A group, which need not exist yet.
 #[derive(Debug)]
 pub struct Group {
     kind: Kind,
+    /// If systemd makes and ends it.
+    unit: Option<Unit>,
 }
 
 #[derive(Debug)]
@@ -28,6 +31,7 @@ impl Group {
     pub(crate) fn v1(dirs: v1::Dirs) -> Self {
         Self {
             kind: Kind::V1(dirs),
+            unit: None,
         }
     }
 
@@ -37,6 +41,14 @@ impl Group {
                 mount: mount.to_owned(),
                 dir: Dir::new(path),
             },
+            unit: None,
+        }
+    }
+
+    pub(crate) fn managed_by(self, unit: Unit) -> Self {
+        Self {
+            unit: Some(unit),
+            ..self
         }
     }
 
@@ -60,6 +72,52 @@ impl Group {
         ))
     }
 
+    /// As [`Group::open`], of a group that systemd made: with the name that [`Group::unit`] gave.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::open`].
+    pub fn open_unit(paths: BTreeMap<String, PathBuf>, unit: &str) -> Result<Self, Error> {
+        Ok(Self::open(paths)?.managed_by(Unit::open(unit)))
+    }
+
+    /// The name of the unit if systemd makes the group.
+    pub fn unit(&self) -> Option<&str> {
+        self.unit.as_ref().map(Unit::name)
+    }
+
+    /// Whether the group comes to life with a process: [`Group::start`] then takes the place of
+    /// [`Group::create`] and entering.
+    pub fn needs_process(&self) -> bool {
+        self.unit.as_ref().is_some_and(Unit::is_scope)
+    }
+
+    /// Makes the group with `process` in it, which is moved there if systemd does not make it.
+    /// `resources` are told to systemd at once, as are `properties`, which override; limits that
+    /// systemd does not know come with [`Group::apply`], as always.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::create`] and [`Group::enter`]; [`Error::Unit`] and [`Error::Job`] if systemd
+    /// refuses, [`Error::Bus`] if it cannot be asked or does not finish in 30 s. A unit that was
+    /// made before is not undone: [`Group::remove`] does that, once the process is killed.
+    pub fn start(
+        &self,
+        process: i32,
+        resources: &LinuxResources,
+        properties: &[Property],
+    ) -> Result<(), Error> {
+        let Some(unit) = self.unit.as_ref().filter(|unit| unit.is_scope()) else {
+            self.create()?;
+            return self.enter(process);
+        };
+        let mut all = systemd::limits(resources)?;
+        all.extend_from_slice(properties);
+        unit.start(Some(process), &all)?;
+        // The controllers that systemd does not hand down: hugetlb, rdma, misc.
+        self.make().map(drop)
+    }
+
     /// The group's directories by v1 controller; on v2 one, under the empty name.
     pub fn paths(&self) -> BTreeMap<String, PathBuf> {
         match &self.kind {
@@ -71,18 +129,29 @@ impl Group {
         }
     }
 
+    fn make(&self) -> Result<bool, Error> {
+        match &self.kind {
+            Kind::V1(dirs) => v1::create(dirs),
+            Kind::V2 { mount, dir } => v2::create(mount, dir),
+        }
+    }
+
     /// Makes the group and what is missing above it. An empty one that exists is taken over.
     ///
     /// # Errors
     ///
-    /// [`Error::NotEmpty`] or [`Error::Frozen`] of a group that exists; the kernel's. What was new
-    /// of the group itself is gone again then.
+    /// [`Error::NotEmpty`] or [`Error::Frozen`] of a group that exists; the kernel's; systemd's
+    /// if it makes slices, and [`Error::NeedsProcess`] if it makes scopes. What was new of the
+    /// group itself is gone again then.
     pub fn create(&self) -> Result<(), Error> {
-        let existed = match &self.kind {
-            Kind::V1(dirs) => v1::create(dirs),
-            Kind::V2 { mount, dir } => v2::create(mount, dir),
-        };
-        match existed {
+        match &self.unit {
+            Some(unit) if unit.is_scope() => {
+                return Err(Error::NeedsProcess(unit.name().to_owned()));
+            }
+            Some(unit) => unit.start(None, &[])?,
+            None => {}
+        }
+        match self.make() {
             Ok(false) => Ok(()),
             Ok(true) => self.refuse_used(),
             Err(error) => {
@@ -176,7 +245,7 @@ impl Group {
                 })?;
             }
         }
-        self.update(resources)
+        self.limit(resources)
     }
 
     /// Sets limits of a living group; device rules stay as they are.
@@ -185,6 +254,13 @@ impl Group {
     ///
     /// As [`Group::apply`].
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if let Some(unit) = &self.unit {
+            unit.set(&systemd::limits(resources)?)?;
+        }
+        self.limit(resources)
+    }
+
+    fn limit(&self, resources: &LinuxResources) -> Result<(), Error> {
         match &self.kind {
             Kind::V1(dirs) => v1::apply(dirs, resources),
             Kind::V2 { dir, .. } => v2::apply(dir, resources),
@@ -263,12 +339,17 @@ impl Group {
         }
     }
 
-    /// Removes the group and all groups below. Waits for processes that are on their way out.
+    /// Removes the group and all groups below. Waits for processes that are on their way out;
+    /// systemd, if it makes the group, ends them itself (SIGTERM first).
     ///
     /// # Errors
     ///
-    /// [`Error::Late`] if processes stay; the kernel's. What is gone already is no error.
+    /// [`Error::Late`] if processes stay; the kernel's and systemd's. What is gone already is no
+    /// error.
     pub fn remove(&self) -> Result<(), Error> {
+        if let Some(unit) = &self.unit {
+            unit.stop()?;
+        }
         self.dirs().into_iter().try_for_each(signal::remove)
     }
 

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::group::Group;
+use crate::systemd::Unit;
 use crate::{Error, dir::Dir};
 
 /// Where v2 is mounted on every host that has only v2.
@@ -98,15 +99,26 @@ impl Host {
         }
     }
 
-    /// As [`Host::group`], by a driver.
+    /// As [`Host::group`], by a driver. systemd takes paths of the form `slice:prefix:name` and
+    /// makes the scope `prefix-name.scope` in that slice (`system.slice` if it is empty, for
+    /// ordinary users `user.slice` of their own systemd). A name that ends in `.slice` is a slice.
     ///
     /// # Errors
     ///
-    /// As [`Host::group`]; [`Error::Systemd`] for systemd.
+    /// As [`Host::group`]; [`Error::NoSystemd`] and [`Error::SystemdV1`] where there is no
+    /// systemd for it; [`Error::Bus`] if an ordinary user's cannot be asked for its place.
     pub fn group_by(&self, driver: Driver, path: &str) -> Result<Group, Error> {
         match driver {
             Driver::Cgroupfs => self.group(path),
-            Driver::Systemd => Err(Error::Systemd),
+            Driver::Systemd => {
+                let (unit, path) = Unit::plan(path)?;
+                match self {
+                    Self::V1(_) => Err(Error::SystemdV1),
+                    Self::V2 { mount, .. } => {
+                        Ok(Group::v2(mount, below(mount, &path)).managed_by(unit))
+                    }
+                }
+            }
         }
     }
 }
@@ -166,6 +178,17 @@ fn read(path: &str) -> Result<String, Error> {
         path: PathBuf::from(path),
         source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
     })
+}
+
+/// Whether this process has another user namespace than the machine's first.
+pub(crate) fn in_user_namespace() -> bool {
+    // Where the file is missing the kernel knows no user namespaces.
+    read("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map))
+}
+
+/// The first user namespace maps every user to itself.
+fn maps_all(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// The v2 line of `/proc/self/cgroup`: `0::/path`.
@@ -317,6 +340,13 @@ mod tests {
     }
 
     #[test]
+    fn the_first_user_namespace() {
+        assert!(maps_all("         0          0 4294967295\n"));
+        assert!(!maps_all("         0       1000          1\n"));
+        assert!(!maps_all(""));
+    }
+
+    #[test]
     fn bad_paths() {
         let host = parse(HYBRID, OWN).unwrap();
         for path in ["", "/", ".", "//", "/a/../b", "..", "a\0b"] {
@@ -325,9 +355,5 @@ mod tests {
                 "{path:?}"
             );
         }
-        assert!(matches!(
-            host.group_by(Driver::Systemd, "/a"),
-            Err(Error::Systemd)
-        ));
     }
 }

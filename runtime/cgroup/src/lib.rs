@@ -28,6 +28,7 @@ mod host;
 mod memory;
 mod signal;
 mod stats;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -37,3 +38,4 @@ pub use error::Error;
 pub use group::Group;
 pub use host::{Driver, Host};
 pub use stats::{Cpu, Memory, Pressure, PressureLine, Stats};
+pub use systemd::Property;

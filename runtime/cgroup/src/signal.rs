@@ -209,7 +209,7 @@ fn wait_for_event(dir: &Dir, line: &str, deadline: Instant) -> Result<bool, Erro
 }
 
 /// Waits for `flags` on `fd`; says whether they came before the deadline.
-fn wait_on(fd: &OwnedFd, flags: PollFlags, deadline: Instant) -> Result<bool, Errno> {
+pub(crate) fn wait_on(fd: &OwnedFd, flags: PollFlags, deadline: Instant) -> Result<bool, Errno> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).map_err(|_too_long| Errno::INVAL)?;
