@@ -328,15 +328,14 @@ impl Machine {
         all: bool,
         out: &mut Actions,
     ) -> Result<(), Failure> {
-        self.demand(self.has_init(), "created or running")?;
         if !(1..=MAX_SIGNAL).contains(&signal) {
             return Err(invalid(format!("{signal} is not a signal")));
         }
-        // The signal that matters most depends on nobody: it is sent from here.
-        if signal == SIGKILL && !all {
-            out.extend([Action::EndInit, done(asker)]);
+        if signal == SIGKILL && self.end_now(out) {
+            out.push(done(asker));
             return Ok(());
         }
+        self.demand(self.has_init(), "created or running")?;
         if self.kills.len() >= MAX_KILLS {
             return Err(Failure::new(Kind::Other, "too many signals are under way"));
         }
@@ -348,6 +347,18 @@ impl Machine {
             all,
         });
         Ok(())
+    }
+
+    /// Ends whatever there is, however far it has come. The signal that matters most depends on
+    /// nobody: it is sent from here, and what outlives init is swept up after it.
+    fn end_now(&mut self, out: &mut Actions) -> bool {
+        match self.phase {
+            Phase::New => self.phase = Phase::Over,
+            Phase::Creating(_) => out.push(Action::CancelCreate),
+            _ if self.has_init() => out.push(Action::EndInit),
+            _ => return false,
+        }
+        true
     }
 
     fn kill_ended(&mut self, number: u32, result: Result<(), Failure>, out: &mut Actions) {

@@ -364,6 +364,12 @@ impl Invocations {
         Some((invocation.verb, invocation.outcome(code)))
     }
 
+    /// The running create.
+    pub(crate) fn create(&self) -> Option<&Invocation> {
+        let is_it = |run: &&Invocation| matches!(run.verb, Verb::Create { .. });
+        self.running.iter().find(is_it)
+    }
+
     /// The running exec of that number.
     pub(crate) fn exec(&self, number: u32) -> Option<&Invocation> {
         let is_it = |verb| matches!(verb, Verb::Exec { number: other, .. } if other == number);

@@ -70,8 +70,11 @@ impl Phase {
     pub(super) fn state(&self) -> StateReply {
         let (phase, pid) = match self {
             Self::New | Self::Creating(_) | Self::Abandoned => (Seen::New, 0),
-            Self::Created { pid } | Self::Starting { pid, .. } => (Seen::Created, *pid),
-            Self::Running { pid, .. } | Self::Condemned { pid } => (Seen::Running, *pid),
+            Self::Created { pid } => (Seen::Created, *pid),
+            // Whether it was released already is not known; that it was asked for is.
+            Self::Starting { pid, .. } | Self::Running { pid, .. } | Self::Condemned { pid } => {
+                (Seen::Running, *pid)
+            }
             // Not before its record lies there.
             Self::Ending(ending) => (Seen::Running, ending.pid),
             Self::Recorded(_) | Self::Over => (Seen::Exited, 0),

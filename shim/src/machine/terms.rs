@@ -107,6 +107,8 @@ pub(crate) enum Action {
         /// To every process.
         all: bool,
     },
+    /// End the runtime's create, and what it has started.
+    CancelCreate,
     /// End init.
     EndInit,
     /// Begin a runtime's update.

@@ -322,6 +322,29 @@ fn signals() {
 }
 
 #[test]
+fn sigkill_ends_whatever_there_is() {
+    let kill = || {
+        Call::Kill(Kill {
+            signal: 9,
+            all: true,
+        })
+    };
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask(kill()), [desk.done()]);
+    assert!(desk.machine.is_over());
+    let mut desk = Desk::new();
+    desk.ask(Call::Create(Create::default()));
+    let actions = desk.ask(kill());
+    assert_eq!(actions, [Action::CancelCreate, desk.done()]);
+    desk.event(Event::CreateEnded(failure()));
+    assert!(!desk.machine.is_over());
+    desk.event(Event::DeleteEnded);
+    assert!(desk.machine.is_over());
+    let mut desk = Desk::running();
+    assert_eq!(desk.ask(kill()), [Action::EndInit, desk.done()]);
+}
+
+#[test]
 fn a_signal_to_what_is_gone_has_done_its_work() {
     let mut desk = Desk::running();
     let actions = desk.ask(Call::Kill(Kill {

@@ -57,6 +57,11 @@ impl Service {
                         .push_back(Event::UpdateEnded(number, Err(failure)));
                 }
             }
+            Action::CancelCreate => {
+                if let Some(invocation) = self.invocations.create() {
+                    invocation.cancel();
+                }
+            }
             Action::EndInit => self.end_init(),
             Action::Exec {
                 number,
