@@ -66,16 +66,15 @@ impl Header {
     /// Decodes a block.
     pub(crate) fn parse(block: &[u8; BLOCK]) -> Result<Self, TarError> {
         check_sum(block)?;
-        let path = path(block);
         Ok(Self {
-            flag: flag(block, path.ends_with(b"/"))?,
+            flag: flag(block)?,
             link: text(&block[157..257]).to_vec(),
             mode: narrow(number(&block[100..108])?, "mode")? & 0o7777,
             uid: positive(number(&block[108..116])?, "owner")?,
             gid: positive(number(&block[116..124])?, "group")?,
             size: positive(number(&block[124..136])?, "size")?,
             mtime: number(&block[136..148])?,
-            path,
+            path: path(block),
         })
     }
 }
@@ -98,7 +97,7 @@ fn check_sum(block: &[u8; BLOCK]) -> Result<(), TarError> {
     }
 }
 
-fn flag(block: &[u8; BLOCK], slash: bool) -> Result<TypeFlag, TarError> {
+fn flag(block: &[u8; BLOCK]) -> Result<TypeFlag, TarError> {
     let device = || -> Result<(u32, u32), TarError> {
         Ok((
             narrow(number(&block[329..337])?, "device")?,
@@ -106,8 +105,6 @@ fn flag(block: &[u8; BLOCK], slash: bool) -> Result<TypeFlag, TarError> {
         ))
     };
     Ok(match block[156] {
-        // Before ustar, a folder was a file whose name ends with a slash.
-        0 | b'0' if slash => TypeFlag::Member(Kind::Dir),
         0 | b'0' | b'7' => TypeFlag::Member(Kind::File),
         b'1' => TypeFlag::Member(Kind::HardLink),
         b'2' => TypeFlag::Member(Kind::Symlink),

@@ -84,11 +84,18 @@ impl Extended {
 
     /// Combines the values with the header of the entry itself.
     pub(crate) fn apply(self, header: &Header, kind: Kind) -> Result<Entry, TarError> {
+        let path = self.path.unwrap_or_else(|| header.path.clone());
+        // Before ustar, a folder was a file whose name ends with a slash. Its whole name decides:
+        // what stands in the header of a long one is cut off anywhere.
+        let kind = match kind {
+            Kind::File if path.ends_with(b"/") => Kind::Dir,
+            kind => kind,
+        };
         let is_link = matches!(kind, Kind::HardLink | Kind::Symlink);
         let link = self.link.unwrap_or_else(|| header.link.clone());
         let size = self.size.unwrap_or(header.size);
         let entry = Entry {
-            path: self.path.unwrap_or_else(|| header.path.clone()),
+            path,
             kind,
             mode: header.mode,
             uid: id(self.uid.unwrap_or(header.uid))?,

@@ -95,6 +95,16 @@ fn every_old_form_is_understood() {
 }
 
 #[test]
+fn a_long_name_cut_off_behind_a_slash_is_that_of_a_file() {
+    let tar = Tar::new()
+        .extension(b'L', b"folder/with/a/file\0")
+        .file("folder/", b"content");
+    let entries = read(&tar.end()).unwrap();
+    assert_eq!(entries[0].0.kind, Kind::File);
+    assert_eq!(entries[0].1, b"content");
+}
+
+#[test]
 fn long_names_of_gnu_and_pax_win_over_the_header() {
     let long = "x/".repeat(200) + "end";
     let gnu = Tar::new()
