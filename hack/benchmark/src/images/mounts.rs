@@ -1,0 +1,44 @@
+//! Mounts of an image with very many layers, without the rest of a container's making.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use tests::{Registry, Scratch};
+
+use crate::content;
+use crate::table::Table;
+
+/// How many layers.
+const LAYERS: usize = 100;
+/// How often it is mounted.
+const MOUNTS: usize = 30;
+
+/// Pulls the image into a store of its own and mounts it again and again.
+pub(crate) fn measure(scratch: &Scratch, registry: &Registry, table: &mut Table) -> Result<()> {
+    let reference = content::publish_many(registry, LAYERS)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(mount(scratch, &reference, table))
+        .context("mounting 100 layers")
+}
+
+async fn mount(scratch: &Scratch, reference: &str, table: &mut Table) -> Result<()> {
+    let config = image::Config {
+        root: scratch.join("store"),
+        registry_config: scratch.join("certs.d"),
+    };
+    let store = image::Store::open(&config)?;
+    let target = scratch.join("mounted");
+    std::fs::create_dir(&target)?;
+    store.pull(reference, None).await?;
+    for number in 0..MOUNTS {
+        let container = format!("bench{number}");
+        let started = Instant::now();
+        store.mount_rootfs(reference, &container, &target).await?;
+        table.add_time("mount, 100 layers", "wherryd", started.elapsed());
+        store.unmount_rootfs(&container, &target).await?;
+    }
+    Ok(())
+}
