@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -130,6 +130,17 @@ impl Dir {
 
     /// The groups right below.
     pub(crate) fn children(&self) -> Result<Vec<Dir>, Error> {
+        let names = self.list(FileType::Directory)?;
+        let child = |name: &String| Self::new(self.path.join(name));
+        Ok(names.iter().map(child).collect())
+    }
+
+    /// The names of its files.
+    pub(crate) fn files(&self) -> Result<Vec<String>, Error> {
+        self.list(FileType::RegularFile)
+    }
+
+    fn list(&self, wanted: FileType) -> Result<Vec<String>, Error> {
         let failed = |source| self.call("list", "", source);
         let open = match fs::open(
             &self.path,
@@ -139,16 +150,16 @@ impl Dir {
             Err(Errno::NOENT) => return Ok(Vec::new()),
             open => open.map_err(failed)?,
         };
-        let mut children = Vec::new();
+        let mut names = Vec::new();
         for entry in fs::Dir::new(open).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             let is_self_or_parent = |name: &CStr| matches!(name.to_bytes(), b"." | b"..");
-            if entry.file_type().is_dir() && !is_self_or_parent(name) {
-                children.push(Self::new(self.path.join(name.to_string_lossy().as_ref())));
+            if entry.file_type() == wanted && !is_self_or_parent(name) {
+                names.push(name.to_string_lossy().into_owned());
             }
         }
-        Ok(children)
+        Ok(names)
     }
 
     pub(crate) fn call(&self, what: &'static str, file: &str, source: Errno) -> Error {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::dir::Dir;
 use crate::stats::{self, Stats};
 use crate::systemd::{self, Property, Unit};
-use crate::{Error, devices, signal, v1, v2};
+use crate::{Account, Error, account, devices, host, ownership, signal, v1, v2};
 
 /// A group, which need not exist yet.
 #[derive(Debug)]
@@ -225,7 +225,9 @@ impl Group {
     }
 
     /// Sets limits and device rules of a new group. The container's default devices are allowed
-    /// whatever the rules say; without rules, only those.
+    /// whatever the rules say; without rules, only those. Who is not root of the machine cannot
+    /// set device rules and does without: such a user has no devices but those of the host that
+    /// are open to everybody.
     ///
     /// # Errors
     ///
@@ -233,19 +235,40 @@ impl Group {
     /// value.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
         let rules = devices::rules(resources.devices().as_deref().unwrap_or_default())?;
+        match self.confine(&rules) {
+            Err(error) if is_refusal(&error) && !host::is_root_of_the_machine() => {}
+            confined => confined?,
+        }
+        self.limit(resources)
+    }
+
+    fn confine(&self, rules: &[devices::Rule]) -> Result<(), Error> {
         match &self.kind {
-            Kind::V1(dirs) => v1::apply_devices(dirs, &rules)?,
+            Kind::V1(dirs) => v1::apply_devices(dirs, rules),
             Kind::V2 { dir, .. } => {
-                devices::attach(dir.fd()?.as_fd(), &rules).map_err(|(what, error)| {
+                devices::attach(dir.fd()?.as_fd(), rules).map_err(|(what, error)| {
                     Error::DeviceFilter {
                         what,
                         path: dir.path().to_owned(),
                         source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
                     }
-                })?;
+                })
             }
         }
-        self.limit(resources)
+    }
+
+    /// Gives the group to `user` (as this process's user namespace numbers it), who may then make
+    /// groups in it and move processes between them: the directory and what
+    /// `/sys/kernel/cgroup/delegate` lists. v1 has no delegation; nothing is done there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, with the file.
+    pub fn delegate(&self, user: u32) -> Result<(), Error> {
+        match &self.kind {
+            Kind::V1(_) => Ok(()),
+            Kind::V2 { dir, .. } => ownership::delegate(dir, user),
+        }
     }
 
     /// Sets limits of a living group; device rules stay as they are.
@@ -370,6 +393,18 @@ impl Group {
         }
     }
 
+    /// All that is accounted of the group: many files, for callers that ask seldom.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; what the host does not account is empty instead.
+    pub fn account(&self) -> Result<Account, Error> {
+        match &self.kind {
+            Kind::V1(dirs) => account::read_v1(dirs),
+            Kind::V2 { dir, .. } => account::read_v2(dir),
+        }
+    }
+
     /// The file with the line `oom_kill N`, N counting processes killed for want of memory; none
     /// without a memory controller.
     pub fn oom_counter(&self) -> Option<PathBuf> {
@@ -421,6 +456,10 @@ impl Group {
             Kind::V2 { dir, .. } => dir,
         }
     }
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.errno(), Some(Errno::PERM | Errno::ACCESS))
 }
 
 fn kill_v2(dir: &Dir) -> Result<(), Error> {

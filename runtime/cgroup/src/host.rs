@@ -180,8 +180,13 @@ fn read(path: &str) -> Result<String, Error> {
     })
 }
 
+/// Whether this process has the rights of root on the whole machine.
+pub(crate) fn is_root_of_the_machine() -> bool {
+    rustix::process::geteuid().is_root() && !in_user_namespace()
+}
+
 /// Whether this process has another user namespace than the machine's first.
-pub(crate) fn in_user_namespace() -> bool {
+fn in_user_namespace() -> bool {
     // Where the file is missing the kernel knows no user namespaces.
     read("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map))
 }

@@ -19,6 +19,7 @@
 //!
 //! [`LinuxResources`]: oci_spec::runtime::LinuxResources
 
+mod account;
 mod convert;
 mod devices;
 mod dir;
@@ -26,12 +27,17 @@ mod error;
 mod group;
 mod host;
 mod memory;
+mod ownership;
 mod signal;
 mod stats;
 mod systemd;
 mod v1;
 mod v2;
 
+pub use account::{
+    Account, CpuAccount, CpusetAccount, HugePageAccount, IoAccount, IoEntry, MemoryAccount,
+    MemoryUse, PidsAccount,
+};
 pub use convert::shares_to_weight;
 pub use devices::default_device_rules;
 pub use error::Error;

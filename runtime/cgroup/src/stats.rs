@@ -99,8 +99,7 @@ const NO_LIMIT: u64 = 1 << 62;
 pub(crate) fn read_v2(dir: &Dir) -> Result<Stats, Error> {
     let text = |file| dir.read_if_there(file);
     let number = |file| -> Result<Option<u64>, Error> { Ok(text(file)?.and_then(|t| parse(&t))) };
-    let pressure =
-        |file| -> Result<Option<Pressure>, Error> { Ok(pressure_of(dir, file)?.map(|t| psi(&t))) };
+    let pressure = |file| pressure(dir, file);
     let mut stats = Stats {
         pids: number("pids.current")?,
         pids_limit: number("pids.max")?,
@@ -131,14 +130,14 @@ pub(crate) fn read_v2(dir: &Dir) -> Result<Stats, Error> {
 }
 
 /// Reading is refused (EOPNOTSUPP) where the kernel was started without pressure accounting.
-fn pressure_of(dir: &Dir, file: &str) -> Result<Option<String>, Error> {
+pub(crate) fn pressure(dir: &Dir, file: &str) -> Result<Option<Pressure>, Error> {
     match dir.read_if_there(file) {
         Err(error) if error.errno() == Some(rustix::io::Errno::OPNOTSUPP) => Ok(None),
-        read => read,
+        read => Ok(read?.map(|text| psi(&text))),
     }
 }
 
-fn cpu_v2(stat: &str) -> Cpu {
+pub(crate) fn cpu_v2(stat: &str) -> Cpu {
     let ns = |key| field(stat, key) * 1000;
     Cpu {
         usage_ns: ns("usage_usec"),
@@ -237,7 +236,7 @@ fn parse(text: &str) -> Option<u64> {
 }
 
 /// The value behind `key` in a file of `key value` lines; 0 if the kernel does not have it.
-fn field(text: &str, key: &str) -> u64 {
+pub(crate) fn field(text: &str, key: &str) -> u64 {
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
         .and_then(parse)

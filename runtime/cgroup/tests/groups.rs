@@ -430,3 +430,56 @@ fn writes_what_libcgroups_writes() {
         assert_eq!(test.read(controller, file), theirs.trim(), "{file}");
     }
 }
+
+#[test]
+fn the_whole_account() {
+    let Some(mut test) = Temporary::create("account") else {
+        return;
+    };
+    let limits = r#"{"memory":{"limit":67108864,"swap":67108864},"pids":{"limit":32}}"#;
+    test.update(limits).unwrap();
+    let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+    test.run(busy).wait().unwrap();
+    test.run("exec sleep 1000");
+    let account = test.group.account().unwrap();
+    assert!(account.cpu.total_ns > 0);
+    assert_eq!((account.pids.current, account.pids.limit), (1, 32));
+    assert_eq!(account.memory.usage.limit, 67_108_864);
+    assert!(account.memory.usage.max > 0);
+    assert!(account.memory.raw.contains_key("pgfault"));
+    if test.host.is_v2() {
+        assert!(account.cpu.per_cpu_ns.is_empty());
+        return;
+    }
+    assert_eq!(account.memory.swap.limit, 67_108_864);
+    assert!(!account.cpuset.cpus.is_empty());
+    assert_eq!(
+        account.cpu.per_cpu_ns.len(),
+        account.cpu.per_cpu_user_ns.len()
+    );
+    assert!(account.cpu.per_cpu_ns.iter().sum::<u64>() > 0);
+}
+
+#[test]
+fn a_delegated_group_is_its_users() {
+    use std::os::unix::fs::MetadataExt as _;
+    let Some(test) = Temporary::create("delegated") else {
+        return;
+    };
+    test.group.delegate(1234).unwrap();
+    let path = test.group.paths().into_values().next().unwrap();
+    let owner = |file: &str| std::fs::metadata(path.join(file)).unwrap().uid();
+    if !test.host.is_v2() {
+        assert_eq!(owner("cgroup.procs"), 0, "v1 has no delegation");
+        return;
+    }
+    for file in [
+        ".",
+        "cgroup.procs",
+        "cgroup.subtree_control",
+        "cgroup.threads",
+    ] {
+        assert_eq!(owner(file), 1234, "{file}");
+    }
+    assert_eq!(owner("memory.max"), 0, "limits stay with who set them");
+}

@@ -59,7 +59,7 @@ impl Manager {
     /// The machine's for root; the user's own for everybody else, also for a root that a user has
     /// made by a user namespace.
     pub(crate) fn of_this_process() -> Self {
-        if rustix::process::geteuid().is_root() && !crate::host::in_user_namespace() {
+        if crate::host::is_root_of_the_machine() {
             Self::System
         } else {
             Self::User
