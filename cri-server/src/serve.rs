@@ -98,7 +98,12 @@ async fn serve_both(engine: &Arc<Engine>, cri: Bound, operator: Bound) -> Result
     let interrupted = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
     let operator_routes = control::service::routes(engine, wish);
     let cri = async {
-        let served = serve_one(rpc::routes(engine), cri, until(stopped.clone(), begun)).await;
+        let begun = async {
+            until(stopped.clone(), begun).await;
+            // They would never end by themselves, and a stop waits for all requests.
+            engine.close_events();
+        };
+        let served = serve_one(rpc::routes(engine), cri, begun).await;
         drained.send_replace(true);
         served
     };

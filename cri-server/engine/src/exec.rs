@@ -68,10 +68,11 @@ pub(crate) async fn run(
         .await;
     drop((stdout_writer, stderr_writer));
     if let Err(error) = started {
-        session.over = true;
+        // After a time-out the command may run yet: then the session is ended with this call.
+        session.over = !matches!(error, Error::DeadlineExceeded(_));
         return Err(error);
     }
-    let exited = wait(ended).await?;
+    let exited = wait(ended, timeout).await?;
     session.over = true;
     drain([stdout, stderr], &exited).await
 }
@@ -106,10 +107,23 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn wait(ended: oneshot::Receiver<ExecExited>) -> Result<ExecExited, Error> {
-    ended
-        .await
-        .map_err(|_closed| Error::WrongState("the container ended while the command ran".into()))
+/// The end of the command. The shim keeps the time; should the kernel not end what the shim has
+/// killed, the wait is over all the same.
+async fn wait(
+    ended: oneshot::Receiver<ExecExited>,
+    timeout: Option<Duration>,
+) -> Result<ExecExited, Error> {
+    let over = || Error::WrongState("the container ended while the command ran".into());
+    let Some(timeout) = timeout else {
+        return ended.await.map_err(|_closed| over());
+    };
+    let patience = timeout.saturating_add(crate::teardown::KILL_PATIENCE);
+    match tokio::time::timeout(patience, ended).await {
+        Ok(exited) => exited.map_err(|_closed| over()),
+        Err(_elapsed) => Err(Error::DeadlineExceeded(
+            "the command was killed, but does not end".into(),
+        )),
+    }
 }
 
 fn stream() -> Result<(Collector, OwnedFd), Error> {

@@ -96,7 +96,7 @@ fn resolv_conf() -> String {
 }
 
 /// Page sizes of the hugetlb controller, named as its files name them.
-fn hugepage_sizes() -> Vec<String> {
+pub(crate) fn hugepage_sizes() -> Vec<String> {
     let names = crate::store::names(Path::new("/sys/kernel/mm/hugepages")).unwrap_or_default();
     names.iter().filter_map(|name| page_size(name)).collect()
 }

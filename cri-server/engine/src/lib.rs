@@ -11,11 +11,16 @@
 //! The engine never knows CRI, gRPC or HTTP, nor an OCI runtime's command line (that is the
 //! shim's), nor a byte of a container's log.
 
+mod ending;
 mod error;
+mod events;
 mod exec;
 mod facts;
+mod figures;
+mod interfaces;
 mod making;
 mod namespaces;
+mod owned;
 mod pod_task;
 mod recovery;
 mod rootfs;
@@ -23,6 +28,7 @@ mod shim;
 mod stats;
 mod store;
 mod teardown;
+mod update;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,18 +37,23 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use cgroup::{Pressure, PressureLine};
 pub use error::{Error, OpenError};
+pub use events::{Change, Event};
 pub use exec::ExecOutput;
-pub use stats::ContainerStats;
+pub use figures::{Figures, HugePages, Io};
+pub use interfaces::{Interface, Traffic};
+pub use stats::{ContainerStats, SandboxStats, Usage};
 pub use view::{Container, Exit, Sandbox};
 
+use pod::container::Resources;
 use pod::lifecycle::{self, Namesake, SandboxPhase};
 use pod::{ContainerSpec, NodeFacts, SandboxSpec};
 use pod_task::{Command, PodHandle, PodTask};
 use shim::{Launch, Shim};
 use shim_api::{ReopenLog, request};
 use store::{Paths, SandboxRecord};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use view::View;
 
 /// Configuration of an engine.
@@ -107,8 +118,10 @@ pub(crate) struct Inner {
     pods: Mutex<Pods>,
     shims: Mutex<HashMap<String, Arc<Shim>>>,
     rates: stats::Rates,
-    /// Held as long as the engine lives: nobody else uses the folder.
-    _lock: OwnedFd,
+    /// Permits to look at what containers want of the host, each held until the host has answered.
+    lookups: Arc<Semaphore>,
+    /// Held as long as the engine lives: nobody else uses the folders.
+    _locks: [OwnedFd; 2],
 }
 
 /// The pods' tasks.
@@ -177,20 +190,20 @@ impl Engine {
     ///
     /// [`Error::Exists`] if another sandbox has this name, namespace, uid and attempt.
     pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<String, Error> {
-        self.inner.runtime(&spec.handler)?;
-        let handle = self.find_or_make(spec)?;
+        let runtime = self.inner.runtime(&spec.handler)?.to_path_buf();
+        let handle = self.find_or_make(spec, runtime)?;
         handle.made().await?;
         Ok(handle.id.clone())
     }
 
-    fn find_or_make(&self, spec: SandboxSpec) -> Result<Arc<PodHandle>, Error> {
+    fn find_or_make(&self, spec: SandboxSpec, runtime: PathBuf) -> Result<Arc<PodHandle>, Error> {
         let mut pods = self.inner.pods.lock().expect(LOCK);
         if let Some(handle) = pods.by_key.get(&spec.key()) {
             return self
                 .same_sandbox(handle, &spec)
                 .map(|()| Arc::clone(handle));
         }
-        let record = SandboxRecord::reserved(new_id(), spec, now());
+        let record = SandboxRecord::reserved(new_id(), spec, runtime, now());
         let (task, handle) = PodTask::new(&self.inner, record);
         pods.insert(&handle);
         drop(pods);
@@ -263,7 +276,7 @@ impl Engine {
         spec: ContainerSpec,
     ) -> Result<String, Error> {
         let sandbox = self.sandbox(sandbox)?;
-        let spec = Box::new(spec);
+        let spec = Arc::new(spec);
         self.ask(&sandbox.id, |reply| Command::Create { spec, reply })
             .await
     }
@@ -308,6 +321,23 @@ impl Engine {
         let id = container.id.clone();
         self.ask(&container.sandbox_id, |reply| Command::RemoveContainer {
             id,
+            reply,
+        })
+        .await
+    }
+
+    /// Changes the limits of a container that has not ended; what `wanted` does not name stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] naming the field; [`Error::WrongState`] if it has ended, or uses more
+    /// memory than it would be left.
+    pub async fn update_container(&self, id: &str, wanted: Resources) -> Result<(), Error> {
+        let container = self.container(id)?;
+        let (id, wanted) = (container.id.clone(), Box::new(wanted));
+        self.ask(&container.sandbox_id, |reply| Command::Update {
+            id,
+            wanted,
             reply,
         })
         .await
@@ -388,6 +418,43 @@ impl Engine {
         blocking(move || stats::read(&inner, &container)).await
     }
 
+    /// What a sandbox that is ready uses, with its containers that run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] unless it is ready.
+    pub async fn sandbox_stats(&self, id: &str) -> Result<SandboxStats, Error> {
+        let sandbox = self.sandbox(id)?;
+        if sandbox.phase != SandboxPhase::Ready {
+            let text = format!("sandbox {} is not ready", sandbox.id);
+            return Err(Error::Unavailable(text));
+        }
+        let inner = Arc::clone(&self.inner);
+        Ok(blocking(move || stats::read_sandbox(&inner, &sandbox)).await)
+    }
+
+    /// What else is known of a container that runs, for monitoring.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] if its control group cannot be read.
+    pub async fn figures(&self, container: &Arc<Container>) -> Result<Figures, Error> {
+        let (inner, container) = (Arc::clone(&self.inner), Arc::clone(container));
+        blocking(move || figures::read(&inner, &container)).await
+    }
+
+    /// What changes from now on. The end of the events means that some were lost because they were
+    /// not taken in time, or that the engine stops.
+    #[must_use]
+    pub fn events(&self) -> tokio::sync::mpsc::Receiver<Event> {
+        self.inner.view.listeners.join()
+    }
+
+    /// Ends all [`Engine::events`].
+    pub fn close_events(&self) {
+        self.inner.view.listeners.close();
+    }
+
     /// Stops all, and removes every link, rule, mount and file of this engine. It is of no use
     /// afterwards.
     ///
@@ -444,16 +511,23 @@ impl Inner {
         }
     }
 
-    fn launch(&self, handler: &str, container: &str) -> Result<Launch, Error> {
-        Ok(Launch {
+    /// How the shim of a container is started. `recorded` is the runtime's program for a handler
+    /// that is not configured any more.
+    fn launch(&self, handler: &str, recorded: &Path, container: &str) -> Launch {
+        Launch {
             program: self.config.shim.clone(),
             container: container.into(),
             bundle: self.paths.bundle(container),
-            runtime: self.runtime(handler)?.into(),
+            runtime: self.runtime(handler).unwrap_or(recorded).into(),
             runtime_root: self.paths.runtime_root(self.handler(handler)),
             systemd_cgroup: self.facts.systemd_cgroup,
             open_files: self.config.shim_open_files,
-        })
+        }
+    }
+
+    /// How the shim of a container of this sandbox is started.
+    fn launch_in(&self, sandbox: &SandboxRecord, container: &str) -> Launch {
+        self.launch(&sandbox.spec.handler, &sandbox.runtime, container)
     }
 }
 

@@ -15,53 +15,58 @@ use oci_spec::runtime::Spec;
 use pod::lifecycle::SandboxPhase;
 use pod::plan::{ContainerInputs, ContainerPlan, Namespace, SandboxPlan};
 use pod::{ContainerSpec, NodeFacts};
-use shim_api::{Create, Start, reply, request};
+use shim_api::{Create, Start, State, reply, request, state_reply};
+use tokio::sync::mpsc;
 
 use crate::error::Error;
-use crate::pod_task::{OwnedContainer, PodTask, Process};
-use crate::shim::{Launch, Shim};
+use crate::owned::{OwnedContainer, Pod, Process};
+use crate::shim::{Launch, News, Shim};
 use crate::store::{self, ContainerRecord, SandboxRecord};
 use crate::{Inner, LOCK, blocking, facts, namespaces, new_id, now, rootfs, shim, teardown};
 
 /// How long the sources of mounts may take to answer: behind them may be a server that is gone.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes a sandbox. What was made before a failure is left to [`teardown::pod`].
-pub(crate) async fn sandbox(task: &mut PodTask) -> Result<(), Error> {
-    let id = task.record.id.clone();
-    let engine = Arc::clone(&task.engine);
+/// How many containers' sources are looked at at once, on the whole node: each may hang for good.
+pub(crate) const MAX_LOOKUPS: usize = 8;
+
+/// How long a shim may take to say how its container is, when the daemon asks after a restart.
+const STATE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Makes a sandbox. What was made before a failure is left to [`teardown::sandbox`].
+pub(crate) async fn sandbox(pod: &mut Pod) -> Result<(), Error> {
+    let id = pod.record.id.clone();
+    let engine = Arc::clone(&pod.engine);
     let paths = engine.paths.for_plan(&id, &engine.config.shim);
-    let plan = pod::plan_sandbox(&id, &task.spec, &paths, &facts::refresh(&engine.facts))?;
-    keep_sandbox(&engine, &task.record).await?;
-    prepare(&engine, &id, &task.record.spec.log_directory, plan.clone()).await?;
+    let facts = facts::refresh(&engine.facts);
+    let plan = pod::plan_sandbox(&id, &pod.record.spec, &paths, &facts)?;
+    keep_sandbox(&engine, &pod.record).await?;
+    prepare(&engine, &id, &pod.record.spec.log_directory, plan.clone()).await?;
     if plan.namespaces.contains(&Namespace::Network) {
-        let attached = engine
-            .network
-            .attach(&attachment(&engine, &task.record))
-            .await?;
-        task.record.ips = attached.ips;
-        task.record.cni_result = attached.cni_result;
+        let wanted = attachment(&engine, &pod.record);
+        let attached = engine.network.attach(&wanted).await?;
+        pod.record.ips = attached.ips;
+        pod.record.cni_result = attached.cni_result;
     }
     if let Some(spec) = plan.init {
-        start_init(task, *spec).await?;
+        start_init(pod, *spec).await?;
     }
-    task.record.phase = SandboxPhase::Ready;
-    keep_sandbox(&engine, &task.record).await
+    pod.record.phase = SandboxPhase::Ready;
+    keep_sandbox(&engine, &pod.record).await
 }
 
 /// Writes a sandbox's record.
 pub(crate) async fn keep_sandbox(engine: &Inner, record: &SandboxRecord) -> Result<(), Error> {
     let (paths, record) = (engine.paths.clone(), record.clone());
-    blocking(move || store::put_sandbox(&paths, &record))
-        .await
-        .map_err(|error| Error::failed("writing the sandbox's record", error))
+    let written = blocking(move || store::put_sandbox(&paths, &record)).await;
+    step("writing the sandbox's record", written)
 }
 
-async fn keep_container(engine: &Inner, record: &ContainerRecord) -> Result<(), Error> {
+/// Writes a container's record.
+pub(crate) async fn keep_container(engine: &Inner, record: &ContainerRecord) -> Result<(), Error> {
     let (paths, record) = (engine.paths.clone(), record.clone());
-    blocking(move || store::put_container(&paths, &record))
-        .await
-        .map_err(|error| Error::failed("writing the container's record", error))
+    let written = blocking(move || store::put_container(&paths, &record)).await;
+    step("writing the container's record", written)
 }
 
 /// Folders, files, shared memory and namespaces of a sandbox.
@@ -181,18 +186,14 @@ fn port(mapping: &pod::sandbox::PortMapping) -> network::Port {
 }
 
 /// Starts the built-in init of a shared process id namespace, and pins that namespace.
-async fn start_init(task: &mut PodTask, spec: Spec) -> Result<(), Error> {
-    let engine = Arc::clone(&task.engine);
-    let id = task.record.id.clone();
-    let launch = engine.launch(&task.record.spec.handler, &id)?;
+async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
+    let engine = Arc::clone(&pod.engine);
+    let id = pod.record.id.clone();
+    let launch = engine.launch_in(&pod.record, &id);
     let bundle = launch.bundle.clone();
+    let process = pod.init.insert(Process::new(launch));
     blocking(move || write_bundle(&bundle, &spec)).await?;
-    let process = task.init.insert(Process {
-        launch,
-        shim: None,
-        pid: None,
-    });
-    begin(process, &task.teller, &Create::default()).await?;
+    begin(process, &pod.teller, &Create::default()).await?;
     let shim = process.shim.clone().expect("it was just connected");
     shim.call(request::Call::Start(Start {}), &[]).await?;
     let (pid, folder) = (
@@ -211,7 +212,7 @@ async fn start_init(task: &mut PodTask, spec: Spec) -> Result<(), Error> {
 /// Starts a shim, connects to it and has it make the container of its bundle.
 async fn begin(
     process: &mut Process,
-    teller: &tokio::sync::mpsc::UnboundedSender<shim::News>,
+    teller: &mpsc::UnboundedSender<News>,
     create: &Create,
 ) -> Result<(), Error> {
     let launch = process.launch.clone();
@@ -248,48 +249,61 @@ fn write_bundle(bundle: &Path, spec: &Spec) -> Result<(), Error> {
     )
 }
 
-/// Makes a container; on failure nothing of it is left.
-pub(crate) async fn container(
-    task: &PodTask,
-    spec: ContainerSpec,
-) -> Result<OwnedContainer, Error> {
-    let engine = &task.engine;
-    let launch = engine.launch(&task.record.spec.handler, &new_id())?;
-    let id = launch.container.clone();
-    let record = ContainerRecord::reserved(id, task.record.id.clone(), spec, now());
-    let process = Process {
-        launch,
-        shim: None,
-        pid: None,
-    };
-    let mut container = OwnedContainer {
-        record,
-        process,
-        stopping: None,
-    };
-    let Err(error) = carry_out(task, &mut container).await else {
-        return Ok(container);
-    };
-    let OwnedContainer {
-        record, process, ..
-    } = &container;
-    // The shim tells its end to a connection of its own: that of the failed container is dropped.
-    engine.shims.lock().expect(LOCK).remove(&record.id);
-    let undone = teardown::unfinished(engine, record, &process.launch).await;
-    if let Err(left) = undone {
-        tracing::error!(container = record.id, error = %left, "undoing a container");
-    }
-    Err(error)
+/// Where a container is made.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) engine: Arc<Inner>,
+    pub(crate) sandbox: SandboxRecord,
+    pub(crate) teller: mpsc::UnboundedSender<News>,
+    /// The process whose process ids are shared, where the container asks for that.
+    pub(crate) target_pid: Option<i32>,
 }
 
-async fn carry_out(task: &PodTask, container: &mut OwnedContainer) -> Result<(), Error> {
-    let engine = &task.engine;
+/// A container that could not be made.
+#[derive(Debug)]
+pub(crate) struct NotMade {
+    pub(crate) error: Error,
+    /// What could not be undone of it, for its client to remove.
+    pub(crate) left: Option<Box<OwnedContainer>>,
+}
+
+/// Makes a container. On failure nothing of it is left, unless that would not go.
+pub(crate) async fn container(
+    place: &Place,
+    spec: Arc<ContainerSpec>,
+) -> Result<OwnedContainer, NotMade> {
+    let engine = &place.engine;
+    let launch = engine.launch_in(&place.sandbox, &new_id());
+    let (id, sandbox) = (launch.container.clone(), place.sandbox.id.clone());
+    let mut container = OwnedContainer {
+        record: ContainerRecord::reserved(id, sandbox, spec, now()),
+        process: Process::new(launch),
+        stopping: None,
+    };
+    let Err(error) = carry_out(place, &mut container).await else {
+        return Ok(container);
+    };
+    container.process.shim = None;
+    let id = container.record.id.clone();
+    engine.shims.lock().expect(LOCK).remove(&id);
+    let launch = &container.process.launch;
+    let undone = teardown::unfinished(engine, &container.record, launch).await;
+    let left = undone.err().map(|left| {
+        tracing::error!(container = id, error = %left, "undoing a container");
+        container.settle_unknown(&error.to_string());
+        Box::new(container)
+    });
+    Err(NotMade { error, left })
+}
+
+async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), Error> {
+    let engine = &place.engine;
     let image = engine
         .images
         .resolve(&container.record.spec.image)
         .ok_or_else(|| image_missing(&container.record.spec.image))?;
     keep_container(engine, &container.record).await?;
-    let lookups = look_up(&container.record.spec).await?;
+    let lookups = look_up(engine, &container.record.spec).await?;
     let rootfs = container.process.launch.bundle.join("rootfs");
     let folder = rootfs.clone();
     blocking(move || step("making the bundle", make_folder(&folder, 0o755))).await?;
@@ -297,22 +311,24 @@ async fn carry_out(task: &PodTask, container: &mut OwnedContainer) -> Result<(),
         .images
         .mount_rootfs(&image.id, &container.record.id, &rootfs)
         .await?;
-    let plan = plan(task, container, &image, &lookups, &rootfs).await?;
+    let plan = plan(place, container, &image, &lookups, &rootfs).await?;
     describe(&mut container.record, &image, &plan);
     keep_container(engine, &container.record).await?;
-    let create = create_request(task, &container.record, &plan).await?;
+    let create = create_request(place, &container.record, &plan).await?;
     let bundle = container.process.launch.bundle.clone();
     blocking(move || write_bundle(&bundle, &plan.spec)).await?;
-    begin(&mut container.process, &task.teller, &create).await?;
+    begin(&mut container.process, &place.teller, &create).await?;
     if let Some(shim) = &container.process.shim {
-        engine
-            .shims
-            .lock()
-            .expect(LOCK)
-            .insert(container.record.id.clone(), Arc::clone(shim));
+        remember(engine, &container.record.id, shim);
     }
     container.record.made = true;
     keep_container(engine, &container.record).await
+}
+
+/// Makes a container's shim known to those who do not change it: execs, log files, limits.
+fn remember(engine: &Inner, container: &str, shim: &Arc<Shim>) {
+    let mut shims = engine.shims.lock().expect(LOCK);
+    shims.insert(container.to_owned(), Arc::clone(shim));
 }
 
 fn image_missing(name: &str) -> Error {
@@ -329,9 +345,18 @@ struct Lookups {
     seccomp: Option<String>,
 }
 
-async fn look_up(spec: &ContainerSpec) -> Result<Lookups, Error> {
-    let spec = spec.clone();
+/// Looks at what a container wants of the host. Behind a path may be a server that is gone: the
+/// thread that asks it is given up after a while, and counts as long as it hangs.
+async fn look_up(engine: &Inner, spec: &Arc<ContainerSpec>) -> Result<Lookups, Error> {
+    let Ok(permit) = Arc::clone(&engine.lookups).try_acquire_owned() else {
+        return Err(Error::Unavailable(format!(
+            "{MAX_LOOKUPS} containers already wait for the sources of their mounts, devices or \
+             profiles; some of these do not answer"
+        )));
+    };
+    let spec = Arc::clone(spec);
     let work = blocking(move || {
+        let _permit = permit;
         Ok(Lookups {
             sources: rootfs::mount_sources(&spec.mounts)?,
             devices: rootfs::devices(&spec.devices)?,
@@ -342,31 +367,34 @@ async fn look_up(spec: &ContainerSpec) -> Result<Lookups, Error> {
         .await
         .unwrap_or_else(|_elapsed| {
             Err(Error::DeadlineExceeded(format!(
-                "the sources of the container's mounts did not answer within {SOURCE_PATIENCE:?}"
+                "the sources of the container's mounts, its devices or its profile did not answer \
+                 within {SOURCE_PATIENCE:?}"
             )))
         })
 }
 
 async fn plan(
-    task: &PodTask,
+    place: &Place,
     container: &OwnedContainer,
     image: &image::Image,
     lookups: &Lookups,
     rootfs: &Path,
 ) -> Result<ContainerPlan, Error> {
-    let engine = &task.engine;
+    let engine = &place.engine;
     let spec = &container.record.spec;
     let rootfs = rootfs.to_path_buf();
     let accounts = blocking(move || rootfs::accounts(&rootfs)).await?;
     let facts = facts_for(&engine.facts, spec.security.privileged).await;
     let inputs = ContainerInputs {
         id: &container.record.id,
-        sandbox_id: &task.record.id,
-        sandbox: &task.spec,
-        paths: &engine.paths.for_plan(&task.record.id, &engine.config.shim),
+        sandbox_id: &place.sandbox.id,
+        sandbox: &place.sandbox.spec,
+        paths: &engine
+            .paths
+            .for_plan(&place.sandbox.id, &engine.config.shim),
         image: &rootfs::image_facts(image),
         accounts: &accounts,
-        target_pid: target_pid(task, &spec.security.pid)?,
+        target_pid: place.target_pid,
         devices: &lookups.devices,
         seccomp_profile: lookups.seccomp.as_deref(),
         mount_sources: &lookups.sources,
@@ -386,28 +414,6 @@ async fn facts_for(facts: &NodeFacts, privileged: bool) -> NodeFacts {
     }
 }
 
-/// The init of the container whose process ids are shared: it must run, in the same pod.
-fn target_pid(
-    task: &PodTask,
-    mode: &pod::container::ContainerPidMode,
-) -> Result<Option<i32>, Error> {
-    let pod::container::ContainerPidMode::Target(id) = mode else {
-        return Ok(None);
-    };
-    let target = task.engine.view.container(id)?;
-    let owned = task
-        .containers
-        .get(&target.id)
-        .filter(|owned| owned.record.started_at != 0);
-    let pid = owned.and_then(|owned| owned.process.pid);
-    pid.map(Some).ok_or_else(|| {
-        Error::Invalid(format!(
-            "linux.security_context.namespace_options.target_id: container {id} does not run in \
-             this pod"
-        ))
-    })
-}
-
 /// Adds to a record what its plan has decided.
 fn describe(record: &mut ContainerRecord, image: &image::Image, plan: &ContainerPlan) {
     record.image_id.clone_from(&image.id);
@@ -424,11 +430,11 @@ fn describe(record: &mut ContainerRecord, image: &image::Image, plan: &Container
 }
 
 async fn create_request(
-    task: &PodTask,
+    place: &Place,
     record: &ContainerRecord,
     plan: &ContainerPlan,
 ) -> Result<Create, Error> {
-    let log = record.spec.log_file(task.spec.log_directory());
+    let log = record.spec.log_file(place.sandbox.spec.log_directory());
     if let Some(folder) = log
         .as_ref()
         .and_then(|log| log.parent())
@@ -436,7 +442,7 @@ async fn create_request(
     {
         blocking(move || step("making the log directory", make_folder(&folder, 0o755))).await?;
     }
-    let group = task
+    let group = place
         .engine
         .cgroups
         .group(&plan.cgroup)
@@ -456,10 +462,39 @@ async fn create_request(
     })
 }
 
-/// Connects anew to what [`begin`] started in an earlier life of the daemon.
+/// Connects anew to the shim of a container; `None` if there is none.
 pub(crate) fn reconnect(
     launch: &Launch,
-    teller: &tokio::sync::mpsc::UnboundedSender<shim::News>,
-) -> Option<Arc<Shim>> {
-    Shim::connect(&launch.container, &launch.bundle, teller.clone()).ok()
+    teller: &mpsc::UnboundedSender<News>,
+) -> io::Result<Option<Arc<Shim>>> {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    match Shim::connect(&launch.container, &launch.bundle, teller.clone()) {
+        Ok(shim) => Ok(Some(shim)),
+        Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks a shim that was just reached how its container is. One that does not answer in time is
+/// taken at the record's word.
+pub(crate) async fn ask_state(engine: &Inner, record: &mut ContainerRecord, process: &mut Process) {
+    let Some(shim) = process.shim.clone() else {
+        return;
+    };
+    remember(engine, &record.id, &shim);
+    let asked = shim.call(request::Call::State(State {}), &[]);
+    match tokio::time::timeout(STATE_PATIENCE, asked).await {
+        Ok(Ok((reply::Result::State(state), _))) => {
+            process.pid = Some(state.pid).filter(|pid| *pid > 0);
+            let started = state.phase() != state_reply::Phase::Created;
+            if record.started_at == 0 && started {
+                record.started_at = now();
+            }
+        }
+        answer => tracing::warn!(
+            container = record.id,
+            ?answer,
+            "asking a shim for its state"
+        ),
+    }
 }

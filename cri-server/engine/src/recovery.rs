@@ -18,18 +18,20 @@ use nix::mount::MsFlags;
 use pod::lifecycle::SandboxPhase;
 use pod::sandbox::{NamespaceMode, PidMode};
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use shim_api::{State, reply, request, state_reply};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::error::OpenError;
-use crate::pod_task::{self, OwnedContainer, PodTask, Process};
+use crate::owned::{self, OwnedContainer, Pod, Process};
+use crate::pod_task::PodTask;
+use crate::shim::News;
 use crate::store::{self, ContainerRecord, Found, Paths};
 use crate::view::View;
-use crate::{Config, Inner, LOCK, blocking, facts, making, namespaces, now, teardown};
+use crate::{Config, Inner, LOCK, blocking, facts, making, namespaces, teardown};
 
 pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
     let paths = Paths::new(&config.root, &config.state);
-    let lock = take_folders(&paths)?;
+    let locks = take_folders(&paths)?;
     let cgroups = cgroup::Host::detect()
         .map_err(|error| OpenError::Config(format!("control groups: {error}")))?;
     let images = image::Store::open(&config.image).map_err(OpenError::Image)?;
@@ -46,7 +48,8 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
         pods: Mutex::default(),
         shims: Mutex::default(),
         rates: crate::stats::Rates::default(),
-        _lock: lock,
+        lookups: Arc::new(Semaphore::new(making::MAX_LOOKUPS)),
+        _locks: locks,
     });
     recover(&inner, rebooted).await?;
     remember_boot(&inner)?;
@@ -62,26 +65,32 @@ fn attempt<T>(what: impl Into<String>, result: io::Result<T>) -> Result<T, OpenE
 
 /// Makes the folders and locks them; the state folder becomes a mount of its own, so that what is
 /// mounted in it travels to no other mount namespace.
-fn take_folders(paths: &Paths) -> Result<OwnedFd, OpenError> {
+fn take_folders(paths: &Paths) -> Result<[OwnedFd; 2], OpenError> {
     for folder in [paths.root(), paths.state()] {
         attempt(
             format!("making {folder:?}"),
             making::make_folder(folder, 0o711),
         )?;
     }
-    let lock = attempt(format!("locking {:?}", paths.root()), lock(&paths.lock()))?
-        .ok_or_else(|| OpenError::InUse(paths.root().into()))?;
+    let [root, state] = paths.locks();
+    let root = take(&root, paths.root())?;
     attempt(
         format!("mounting {:?}", paths.state()),
         make_private(paths.state()),
     )?;
+    let state = take(&state, paths.state())?;
     for folder in [paths.records(), paths.sandboxes(), paths.bundles()] {
         attempt(
             format!("making {folder:?}"),
             making::make_folder(&folder, 0o711),
         )?;
     }
-    Ok(lock)
+    Ok([root, state])
+}
+
+fn take(path: &Path, folder: &Path) -> Result<OwnedFd, OpenError> {
+    let locked = attempt(format!("locking {path:?}"), lock(path))?;
+    locked.ok_or_else(|| OpenError::InUse(folder.into()))
 }
 
 /// Locks a file; `None` if somebody else has it.
@@ -142,16 +151,17 @@ async fn recover(inner: &Arc<Inner>, rebooted: bool) -> Result<(), OpenError> {
     if rebooted {
         inventory.found.iter_mut().for_each(forget_boot);
     }
-    remove_orphans(inner, &inventory).await;
     let (live, containers) = survivors(&inventory.found);
+    remove_orphans(inner, &inventory).await;
     inner.network.reconcile(&live, rebooted).await;
-    inner.images.retain(&containers).await;
     let mut tasks = JoinSet::new();
     for found in inventory.found {
         let inner = Arc::clone(inner);
         tasks.spawn(async move { recover_pod(&inner, found).await });
     }
     while tasks.join_next().await.is_some() {}
+    // Only now: what was never finished had its files until it was ended.
+    inner.images.retain(&containers).await;
     Ok(())
 }
 
@@ -166,7 +176,7 @@ fn forget_boot(found: &mut Found) {
         .iter_mut()
         .filter(|container| container.exit.is_none())
     {
-        container.exit = Some(pod_task::unknown("the machine was restarted"));
+        container.exit = Some(owned::unknown("the machine was restarted"));
     }
 }
 
@@ -188,7 +198,7 @@ fn survivors(found: &[Found]) -> (HashSet<String>, HashSet<String>) {
     (sandboxes, made.map(|record| record.id.clone()).collect())
 }
 
-async fn remove_orphans(inner: &Inner, inventory: &store::Inventory) {
+async fn remove_orphans(inner: &Arc<Inner>, inventory: &store::Inventory) {
     let mut known: HashSet<&str> = HashSet::new();
     for found in &inventory.found {
         known.insert(&found.sandbox.id);
@@ -199,17 +209,22 @@ async fn remove_orphans(inner: &Inner, inventory: &store::Inventory) {
                 .map(|container| container.id.as_str()),
         );
     }
+    let mut tasks = JoinSet::new();
     for id in strangers(&inner.paths.bundles(), &known) {
-        if let Err(error) = teardown::orphan(inner, &id).await {
-            tracing::error!(container = id, %error, "removing what has no record");
-        }
+        let inner = Arc::clone(inner);
+        tasks.spawn(async move {
+            if let Err(error) = teardown::orphan(&inner, &id).await {
+                tracing::error!(container = id, %error, "removing what has no record");
+            }
+        });
     }
+    while tasks.join_next().await.is_some() {}
     let damaged = inventory.damaged.iter().map(|(id, _)| id.clone());
     for id in strangers(&inner.paths.sandboxes(), &known)
         .into_iter()
         .chain(damaged)
     {
-        if let Err(error) = teardown::sandbox_by_id(inner, &id, None).await {
+        if let Err(error) = teardown::sandbox(inner, &id, None).await {
             tracing::error!(sandbox = id, %error, "removing what has no record");
         }
     }
@@ -227,127 +242,100 @@ fn strangers(folder: &Path, known: &HashSet<&str>) -> Vec<String> {
 /// Takes a pod up; what was never finished of it is undone.
 async fn recover_pod(inner: &Arc<Inner>, found: Found) {
     let (mut task, handle) = PodTask::new(inner, found.sandbox);
-    let id = task.record.id.clone();
     for record in found.containers {
-        recover_container(&mut task, record).await;
+        recover_container(&mut task.pod, record).await;
     }
-    recover_init(&mut task);
-    if task.record.phase == SandboxPhase::Reserved {
-        if let Err(error) = teardown::pod(&mut task).await {
-            tracing::error!(sandbox = id, %error, "undoing a sandbox");
-        }
+    recover_init(&mut task.pod);
+    let unfinished = task.pod.record.phase == SandboxPhase::Reserved;
+    if unfinished && undone(&mut task).await {
         return;
     }
-    if task.record.phase == SandboxPhase::Ready && !namespaces_live(&task) {
+    inner.pods.lock().expect(LOCK).insert(&handle);
+    if task.pod.record.phase == SandboxPhase::Ready && !namespaces_live(&task.pod) {
         tracing::warn!(
-            sandbox = id,
+            sandbox = task.pod.record.id,
             "the sandbox's namespaces are gone; it is not ready"
         );
-        task.record.phase = SandboxPhase::NotReady;
-        task.record.ips.clear();
+        task.pod.record.phase = SandboxPhase::NotReady;
+        task.pod.record.ips.clear();
     }
-    if let Err(error) = making::keep_sandbox(inner, &task.record).await {
-        tracing::error!(sandbox = id, %error, "keeping a record");
+    task.keep_or_log().await;
+    for container in task.pod.containers.keys() {
+        task.pod.publish_container(container);
     }
-    inner.pods.lock().expect(LOCK).insert(&handle);
-    task.publish();
-    task.containers
-        .keys()
-        .for_each(|container| task.publish_container(container));
     #[expect(clippy::disallowed_methods, reason = "the one task that owns this pod")]
-    drop(tokio::spawn(task.run()));
+    drop(tokio::spawn(async move {
+        if unfinished {
+            task.run_unready().await;
+        } else {
+            task.run().await;
+        }
+    }));
 }
 
-fn namespaces_live(task: &PodTask) -> bool {
-    let folder = task.engine.paths.namespaces(&task.record.id);
-    let wanted = task.record.spec.namespaces;
+async fn undone(task: &mut PodTask) -> bool {
+    let result = task.undo().await;
+    if let Err(error) = &result {
+        tracing::error!(sandbox = task.pod.record.id, %error, "undoing a sandbox");
+    }
+    result.is_ok()
+}
+
+fn namespaces_live(pod: &Pod) -> bool {
+    let folder = pod.engine.paths.namespaces(&pod.record.id);
+    let wanted = pod.record.spec.namespaces;
     let pinned = |name: &str| namespaces::is_pinned(&folder.join(name));
     (wanted.network == NamespaceMode::Node || pinned("net"))
         && (wanted.ipc == NamespaceMode::Node || pinned("ipc"))
         && (wanted.pid != PidMode::Pod || pinned("pid"))
 }
 
-fn recover_init(task: &mut PodTask) {
-    if task.record.spec.namespaces.pid != PidMode::Pod {
+fn recover_init(pod: &mut Pod) {
+    if pod.record.spec.namespaces.pid != PidMode::Pod {
         return;
     }
-    let Ok(launch) = task
-        .engine
-        .launch(&task.record.spec.handler, &task.record.id)
-    else {
-        return;
-    };
-    let shim = making::reconnect(&launch, &task.teller);
-    if shim.is_none() && task.record.phase == SandboxPhase::Ready {
-        task.record.phase = SandboxPhase::NotReady;
+    let launch = pod.engine.launch_in(&pod.record, &pod.record.id);
+    let shim = making::reconnect(&launch, &pod.teller).ok().flatten();
+    if shim.is_none() && pod.record.phase == SandboxPhase::Ready {
+        pod.record.phase = SandboxPhase::NotReady;
+        pod.record.ips.clear();
     }
     let pid = shim.as_ref().and_then(|_| pid_file(&launch.bundle));
-    task.init = Some(Process { launch, shim, pid });
+    pod.init = Some(Process { launch, shim, pid });
 }
 
 fn pid_file(bundle: &Path) -> Option<i32> {
-    fs::read_to_string(bundle.join(shim_api::PID_FILE))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    let text = fs::read_to_string(bundle.join(shim_api::PID_FILE)).ok()?;
+    text.trim().parse().ok()
 }
 
-async fn recover_container(task: &mut PodTask, mut record: ContainerRecord) {
+/// Takes a container up. One that was never handed out is undone, or kept for its client to remove
+/// if it would not go.
+async fn recover_container(pod: &mut Pod, record: ContainerRecord) {
     let id = record.id.clone();
-    let Ok(launch) = task.engine.launch(&task.record.spec.handler, &id) else {
-        tracing::error!(
-            container = id,
-            "its runtime handler is not configured any more"
-        );
-        return;
+    let launch = pod.engine.launch_in(&pod.record, &id);
+    let mut container = OwnedContainer {
+        record,
+        process: Process::new(launch),
+        stopping: None,
     };
+    let OwnedContainer {
+        record, process, ..
+    } = &mut container;
     if !record.made {
-        if let Err(error) = teardown::unfinished(&task.engine, &record, &launch).await {
-            tracing::error!(container = id, %error, "undoing a container");
-        }
-        return;
+        let undone = teardown::unfinished(&pod.engine, record, &process.launch).await;
+        let Err(error) = undone else { return };
+        tracing::error!(container = id, %error, "undoing a container");
+        container.settle_unknown("it was never finished, and cannot be undone");
+    } else if let Ok(Some(shim)) = making::reconnect(&process.launch, &pod.teller) {
+        // Also where an exit is known: a shim that is still there has something left to do.
+        process.shim = Some(shim);
+        making::ask_state(&pod.engine, record, process).await;
+    } else if record.exit.is_none() {
+        // Its task finds out: an exit record, a shim after all, or neither.
+        drop(pod.teller.send(News::Gone(id.clone())));
     }
-    let mut process = Process {
-        launch,
-        shim: None,
-        pid: None,
-    };
-    if record.exit.is_none() {
-        take_up(task, &mut record, &mut process).await;
-    }
-    task.containers.insert(
-        id.clone(),
-        OwnedContainer {
-            record,
-            process,
-            stopping: None,
-        },
-    );
-}
-
-/// Finds out how a container is that had not ended when the daemon did.
-async fn take_up(task: &PodTask, record: &mut ContainerRecord, process: &mut Process) {
-    process.shim = making::reconnect(&process.launch, &task.teller);
-    if let Some(shim) = &process.shim {
-        if let Ok((reply::Result::State(state), _)) =
-            shim.call(request::Call::State(State {}), &[]).await
-        {
-            process.pid = Some(state.pid).filter(|pid| *pid > 0);
-            if record.started_at == 0 && state.phase() != state_reply::Phase::Created {
-                record.started_at = now();
-            }
-        }
-        task.engine
-            .shims
-            .lock()
-            .expect(LOCK)
-            .insert(record.id.clone(), Arc::clone(shim));
-    }
-    // With a shim its end follows as news; without one the exit record must lie there.
-    if process.shim.is_none() {
-        drop(task.teller.send(crate::shim::News::Gone(record.id.clone())));
-    }
+    pod.containers.insert(id, container);
 }
 
 #[cfg(test)]

@@ -84,11 +84,20 @@ pub(crate) fn seccomp_profile(request: &ProfileRequest) -> Result<Option<String>
         return Ok(None);
     };
     let what = || format!("reading seccomp profile {path:?}");
+    let text = read_profile(Path::new(path));
+    text.map(Some).map_err(|error| Error::failed(what(), error))
+}
+
+/// Reads a regular file; anything else could keep the reader waiting for ever.
+fn read_profile(path: &Path) -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
     let mut text = String::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(MAX_PROFILE).read_to_string(&mut text))
-        .map_err(|error| Error::failed(what(), error))?;
-    Ok(Some(text))
+    file.take(MAX_PROFILE).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The devices found at the host paths asked for; folders are spread out.

@@ -30,11 +30,14 @@ const DELETE_PATIENCE: Duration = Duration::from_secs(30);
 /// Connections that may wait until the shim accepts them.
 const BACKLOG: i32 = 16;
 
+/// File in the bundle with the shim's pid, for ending one that hangs.
+const PID_FILE: &str = "shim.pid";
+
 /// News of a container.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Its exit record lies on disk.
-    Exited(String),
+    /// It has ended, and how; the same record lies on disk, unless that is full.
+    Exited(String, ExitRecord),
     /// Its shim has gone.
     Gone(String),
 }
@@ -74,8 +77,11 @@ const LOCK: &str = "no thread panics while it holds this lock";
 pub(crate) fn start(launch: &Launch) -> io::Result<()> {
     let listener = listen(&launch.bundle)?;
     let mut child = command(launch, Stdio::from(listener)).spawn()?;
-    if let (Some(limit), Some(pid)) = (launch.open_files, child.id()) {
-        limit_open_files(pid, limit)?;
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // Neither is worth a container: a shim with our limit, or one that is not known by its pid.
+        if let Err(error) = describe(launch, pid) {
+            tracing::warn!(container = launch.container, %error, "setting up a shim");
+        }
     }
     // The task reaps it; a shim that outlives the daemon is reaped by the system's init.
     #[expect(
@@ -86,17 +92,37 @@ pub(crate) fn start(launch: &Launch) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the soft limit of a process that was just started; it and all that it starts have it.
-fn limit_open_files(pid: u32, limit: u64) -> io::Result<()> {
+/// Notes the pid of a shim that was just started, and gives it its limit of open files.
+fn describe(launch: &Launch, pid: i32) -> io::Result<()> {
+    std::fs::write(launch.bundle.join(PID_FILE), pid.to_string())?;
+    launch
+        .open_files
+        .map_or(Ok(()), |limit| limit_open_files(pid, limit))
+}
+
+/// Sets the soft limit of a process; all that it starts from then on have it too.
+fn limit_open_files(pid: i32, limit: u64) -> io::Result<()> {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return Ok(());
-    };
     let limit = Rlimit {
         current: Some(limit),
         ..getrlimit(Resource::Nofile)
     };
-    prlimit(Some(pid), Resource::Nofile, limit)?;
+    prlimit(Pid::from_raw(pid), Resource::Nofile, limit)?;
+    Ok(())
+}
+
+/// Ends a shim that hangs. The pid may be another's by now: its command line tells.
+pub(crate) fn kill(launch: &Launch) -> io::Result<()> {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let text = std::fs::read_to_string(launch.bundle.join(PID_FILE))?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("its pid file holds no pid"))?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
+    let mut words = command.split(|byte| *byte == 0);
+    if words.any(|word| word == launch.container.as_bytes()) {
+        pidfd_send_signal(process, Signal::KILL)?;
+    }
     Ok(())
 }
 
@@ -104,7 +130,7 @@ fn limit_open_files(pid: u32, limit: u64) -> io::Result<()> {
 pub(crate) async fn delete(launch: &Launch) -> Result<(), Error> {
     let what = || format!("deleting what is left of container {}", launch.container);
     let mut command = command(launch, Stdio::null());
-    command.arg("delete").kill_on_drop(true);
+    command.arg("delete").process_group(0).kill_on_drop(true);
     match tokio::time::timeout(DELETE_PATIENCE, command.status()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(Error::failed(what(), status)),
@@ -126,7 +152,6 @@ fn command(launch: &Launch, stdin: Stdio) -> tokio::process::Command {
         .arg("--runtime-root")
         .arg(&launch.runtime_root)
         .current_dir("/")
-        .process_group(0)
         .stdin(stdin)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -329,8 +354,10 @@ impl Shim {
                     drop(sender.send(exited));
                 }
             }
-            Some(message::Content::Exited(_)) => {
-                drop(news.send(News::Exited(container.to_owned())));
+            Some(message::Content::Exited(shim_api::Exited {
+                record: Some(record),
+            })) => {
+                drop(news.send(News::Exited(container.to_owned(), record)));
             }
             _ => tracing::debug!(container, "a shim said something unknown"),
         }

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pod::lifecycle::SandboxPhase;
 use pod::{ContainerSpec, SandboxSpec};
@@ -23,7 +24,9 @@ const VERSION: u32 = 1;
 pub(crate) struct SandboxRecord {
     pub(crate) version: u32,
     pub(crate) id: String,
-    pub(crate) spec: SandboxSpec,
+    pub(crate) spec: Arc<SandboxSpec>,
+    /// The OCI runtime's program when it was made: what was made with it is ended with it.
+    pub(crate) runtime: PathBuf,
     pub(crate) phase: SandboxPhase,
     pub(crate) created_at: i64,
     pub(crate) ips: Vec<IpAddr>,
@@ -31,11 +34,17 @@ pub(crate) struct SandboxRecord {
 }
 
 impl SandboxRecord {
-    pub(crate) fn reserved(id: String, spec: SandboxSpec, created_at: i64) -> Self {
+    pub(crate) fn reserved(
+        id: String,
+        spec: SandboxSpec,
+        runtime: PathBuf,
+        created_at: i64,
+    ) -> Self {
         Self {
             version: VERSION,
             id,
-            spec,
+            spec: Arc::new(spec),
+            runtime,
             phase: SandboxPhase::Reserved,
             created_at,
             ips: Vec::new(),
@@ -50,7 +59,7 @@ pub(crate) struct ContainerRecord {
     pub(crate) version: u32,
     pub(crate) id: String,
     pub(crate) sandbox_id: String,
-    pub(crate) spec: ContainerSpec,
+    pub(crate) spec: Arc<ContainerSpec>,
     /// False until the container could be handed out: what is found so after a crash is undone.
     pub(crate) made: bool,
     pub(crate) image_id: String,
@@ -58,6 +67,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_ref: String,
     pub(crate) created_at: i64,
     pub(crate) started_at: i64,
+    /// Why it could not be started; how it ended is told by `exit` all the same.
+    pub(crate) start_error: Option<String>,
     pub(crate) exit: Option<Exit>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -71,7 +82,7 @@ impl ContainerRecord {
     pub(crate) fn reserved(
         id: String,
         sandbox_id: String,
-        spec: ContainerSpec,
+        spec: Arc<ContainerSpec>,
         created_at: i64,
     ) -> Self {
         Self {
@@ -85,6 +96,7 @@ impl ContainerRecord {
             image_ref: String::new(),
             created_at,
             started_at: 0,
+            start_error: None,
             exit: None,
             uid: 0,
             gid: 0,
@@ -172,8 +184,9 @@ impl Paths {
         self.root.join("boot_id")
     }
 
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.root.join("lock")
+    /// Lock files: one daemon for each folder.
+    pub(crate) fn locks(&self) -> [PathBuf; 2] {
+        [self.root.join("lock"), self.state.join("lock")]
     }
 
     /// What plans are told of a sandbox's paths.
@@ -316,11 +329,10 @@ mod tests {
         let paths = paths(&folder);
         put_sandbox(
             &paths,
-            &SandboxRecord::reserved("s1".into(), spec("web"), 7),
+            &SandboxRecord::reserved("s1".into(), spec("web"), "/bin/wrun".into(), 7),
         )
         .unwrap();
-        let container =
-            ContainerRecord::reserved("c1".into(), "s1".into(), ContainerSpec::default(), 8);
+        let container = ContainerRecord::reserved("c1".into(), "s1".into(), Arc::default(), 8);
         put_container(&paths, &container).unwrap();
         let inventory = load(&paths).unwrap();
         assert_eq!(inventory.found.len(), 1);
@@ -335,7 +347,7 @@ mod tests {
         let paths = paths(&folder);
         put_sandbox(
             &paths,
-            &SandboxRecord::reserved("s1".into(), spec("web"), 7),
+            &SandboxRecord::reserved("s1".into(), spec("web"), "/bin/wrun".into(), 7),
         )
         .unwrap();
         fs::write(paths.sandbox_record("s1"), b"").unwrap();

@@ -6,23 +6,30 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::mount::MntFlags;
 use shim_api::{Kill, request};
 use tokio::sync::mpsc;
 
 use crate::error::Error;
-use crate::pod_task::{KILL_PATIENCE, PodTask};
 use crate::shim::{self, Launch, News, Shim};
 use crate::store::{self, ContainerRecord};
 use crate::{Engine, Inner, blocking, namespaces};
 
-/// Removes a container whose process and shim have gone: its root file system, bundle and record.
+/// How long the kernel may take to end what was sent SIGKILL.
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Removes a container whose process and shim have gone: its root file system, bundle and record,
+/// and whatever the OCI runtime has left.
 pub(crate) async fn container(
     engine: &Inner,
     record: &ContainerRecord,
     launch: &Launch,
 ) -> Result<(), Error> {
+    if is_left(engine, &record.cgroup, launch).await {
+        lost(engine, &record.cgroup, launch).await?;
+    }
     files(engine, launch).await?;
     let paths = engine.paths.clone();
     let (sandbox, id) = (record.sandbox_id.clone(), record.id.clone());
@@ -37,15 +44,23 @@ pub(crate) async fn unfinished(
     record: &ContainerRecord,
     launch: &Launch,
 ) -> Result<(), Error> {
-    process(engine, &record.cgroup, launch).await?;
+    process(engine, launch).await?;
     container(engine, record, launch).await
+}
+
+/// Whether the OCI runtime or the kernel still knows a container.
+async fn is_left(engine: &Inner, cgroup: &str, launch: &Launch) -> bool {
+    let known = launch.runtime_root.join(&launch.container);
+    let group = (!cgroup.is_empty()).then(|| engine.cgroups.group(cgroup));
+    blocking(move || known.exists() || matches!(group, Some(Ok(group)) if group.exists())).await
 }
 
 /// The root file system and the bundle of a container.
 async fn files(engine: &Inner, launch: &Launch) -> Result<(), Error> {
+    let rootfs = launch.bundle.join("rootfs");
     engine
         .images
-        .unmount_rootfs(&launch.container, &launch.bundle.join("rootfs"))
+        .unmount_rootfs(&launch.container, &rootfs)
         .await?;
     let bundle = launch.bundle.clone();
     blocking(move || store::gone_is_fine(fs::remove_dir_all(&bundle)))
@@ -53,45 +68,48 @@ async fn files(engine: &Inner, launch: &Launch) -> Result<(), Error> {
         .map_err(|error| Error::failed("removing the container's bundle", error))
 }
 
-/// Ends the process of a container, with its shim if there still is one.
-pub(crate) async fn process(engine: &Inner, cgroup: &str, launch: &Launch) -> Result<(), Error> {
-    let bundle = launch.bundle.clone();
-    if !blocking(move || bundle.exists()).await {
-        return Ok(());
-    }
-    if let Some((shim, news)) = connect(launch) {
-        end(&shim, news).await?;
-    }
-    let bundle = launch.bundle.clone();
-    match blocking(move || shim::exit_record(&bundle)).await {
-        Ok(Some(_)) => Ok(()),
-        _ => lost(engine, cgroup, launch).await,
-    }
-}
-
-fn connect(launch: &Launch) -> Option<(Arc<Shim>, mpsc::UnboundedReceiver<News>)> {
+/// Ends the process of a container through its shim, if there still is one.
+async fn process(engine: &Inner, launch: &Launch) -> Result<(), Error> {
     let (teller, news) = mpsc::unbounded_channel();
-    let shim = Shim::connect(&launch.container, &launch.bundle, teller).ok()?;
-    Some((shim, news))
+    let connected = Shim::connect(&launch.container, &launch.bundle, teller);
+    if let Ok(shim) = connected
+        && !ended(&shim, news).await
+    {
+        force(engine, "", launch).await;
+    }
+    Ok(())
 }
 
-/// Has a shim end its container, and waits for the shim's own end.
-async fn end(shim: &Shim, mut news: mpsc::UnboundedReceiver<News>) -> Result<(), Error> {
+/// Has a shim end its container; true once the shim has gone.
+async fn ended(shim: &Arc<Shim>, mut news: mpsc::UnboundedReceiver<News>) -> bool {
     let kill = request::Call::Kill(Kill {
         signal: 9,
         all: true,
     });
-    if let Err(error) = shim.call(kill, &[]).await {
-        tracing::debug!(%error, "ending a container");
-    }
-    let gone = async { while !matches!(news.recv().await, Some(News::Gone(_)) | None) {} };
-    tokio::time::timeout(KILL_PATIENCE, gone)
-        .await
-        .map_err(|_elapsed| {
-            Error::Failed(format!(
-                "the container did not end within {KILL_PATIENCE:?} of SIGKILL"
-            ))
-        })
+    let gone = async {
+        if let Err(error) = shim.call(kill, &[]).await {
+            tracing::debug!(%error, "ending a container");
+        }
+        while !matches!(news.recv().await, Some(News::Gone(_)) | None) {}
+    };
+    tokio::time::timeout(KILL_PATIENCE, gone).await.is_ok()
+}
+
+/// Ends a container past its shim, then the shim, which did not do it. What cannot be done here is
+/// told by the container's not ending.
+pub(crate) async fn force(engine: &Inner, cgroup: &str, launch: &Launch) {
+    let group = (!cgroup.is_empty()).then(|| engine.cgroups.group(cgroup));
+    let launch = launch.clone();
+    blocking(move || {
+        let container = &launch.container;
+        if let Some(Ok(Err(error))) = group.map(|group| group.map(|group| group.kill())) {
+            tracing::warn!(container, %error, "killing by cgroup");
+        }
+        if let Err(error) = shim::kill(&launch) {
+            tracing::warn!(container, %error, "killing a shim");
+        }
+    })
+    .await;
 }
 
 /// Ends what a lost shim left running, and has the OCI runtime forget it.
@@ -100,21 +118,26 @@ pub(crate) async fn lost(engine: &Inner, cgroup: &str, launch: &Launch) -> Resul
         let group = engine.cgroups.group(cgroup);
         let what = || format!("ending the processes of cgroup {cgroup}");
         let group = group.map_err(|error| Error::failed(what(), error))?;
-        blocking(move || group.kill().and_then(|()| group.remove()))
+        blocking(move || group.kill())
             .await
             .map_err(|error| Error::failed(what(), error))?;
     }
-    shim::delete(launch).await
+    if launch.runtime_root.join(&launch.container).exists() {
+        shim::delete(launch).await?;
+    }
+    if cgroup.is_empty() {
+        return Ok(());
+    }
+    let what = || format!("removing cgroup {cgroup}");
+    let group = engine.cgroups.group(cgroup);
+    let group = group.map_err(|error| Error::failed(what(), error))?;
+    blocking(move || group.remove())
+        .await
+        .map_err(|error| Error::failed(what(), error))
 }
 
-/// The network and the namespaces of a sandbox whose containers have ended.
-pub(crate) async fn namespaces(task: &mut PodTask) -> Result<(), Error> {
-    task.end_init().await?;
-    let (engine, id) = (Arc::clone(&task.engine), task.record.id.clone());
-    release(&engine, &id).await
-}
-
-async fn release(engine: &Inner, sandbox: &str) -> Result<(), Error> {
+/// The network and the namespaces of a sandbox whose processes have ended.
+pub(crate) async fn release(engine: &Inner, sandbox: &str) -> Result<(), Error> {
     engine.network.detach(sandbox).await?;
     let (folder, shm) = (engine.paths.namespaces(sandbox), engine.paths.shm(sandbox));
     blocking(move || namespaces::unpin(&folder).and_then(|()| namespaces::unmount(&shm)))
@@ -122,21 +145,13 @@ async fn release(engine: &Inner, sandbox: &str) -> Result<(), Error> {
         .map_err(|error| Error::failed("letting the sandbox's namespaces go", error))
 }
 
-/// All of a sandbox that has no containers any more.
-pub(crate) async fn pod(task: &mut PodTask) -> Result<(), Error> {
-    namespaces(task).await?;
-    let launch = task.init.as_ref().map(|init| init.launch.clone());
-    sandbox_by_id(&task.engine, &task.record.id, launch).await
-}
-
-/// All of a sandbox, known by its id alone; its init by how it was launched.
-pub(crate) async fn sandbox_by_id(
-    engine: &Inner,
-    id: &str,
-    init: Option<Launch>,
-) -> Result<(), Error> {
+/// All of a sandbox that has no containers any more; its init by how it was launched.
+pub(crate) async fn sandbox(engine: &Inner, id: &str, init: Option<Launch>) -> Result<(), Error> {
     if let Some(launch) = init {
-        process(engine, "", &launch).await?;
+        process(engine, &launch).await?;
+        if is_left(engine, "", &launch).await {
+            lost(engine, "", &launch).await?;
+        }
         files(engine, &launch).await?;
     }
     release(engine, id).await?;
@@ -152,23 +167,28 @@ pub(crate) async fn sandbox_by_id(
 /// A bundle without a record: ended and removed, whatever it was.
 pub(crate) async fn orphan(engine: &Inner, id: &str) -> Result<(), Error> {
     for handler in engine.config.runtimes.keys() {
-        let launch = engine.launch(handler, id)?;
-        if launch.runtime_root.join(id).exists() || handler == &engine.config.default_runtime {
-            process(engine, "", &launch).await?;
+        let launch = engine.launch(handler, Path::new(""), id);
+        process(engine, &launch).await?;
+        if is_left(engine, "", &launch).await {
+            lost(engine, "", &launch).await?;
         }
     }
-    files(engine, &engine.launch("", id)?).await
+    files(engine, &engine.launch("", Path::new(""), id)).await
 }
 
-/// Every pod, the network, and both folders.
+/// Every pod, what no pod knows of, the network, and both folders.
 pub(crate) async fn everything(engine: &Engine) -> Result<(), Error> {
+    let inner = &engine.inner;
     let mut first = Ok(());
     for sandbox in engine.sandboxes() {
         first = first.and(engine.remove_sandbox(&sandbox.id).await);
     }
-    first = first.and(engine.inner.network.reset().await.map_err(Error::from));
+    for id in store::names(&inner.paths.bundles()).unwrap_or_default() {
+        first = first.and(orphan(inner, &id).await);
+    }
+    first = first.and(inner.network.reset().await.map_err(Error::from));
     first?;
-    let inner = Arc::clone(&engine.inner);
+    let inner = Arc::clone(inner);
     blocking(move || folders(&inner))
         .await
         .map_err(|error| Error::failed("removing folders", error))

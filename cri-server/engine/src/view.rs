@@ -9,6 +9,7 @@ use pod::lifecycle::{ContainerPhase, SandboxPhase};
 use pod::{ContainerSpec, SandboxSpec};
 
 use crate::error::Error;
+use crate::events::{self, Change, Listeners};
 
 /// A sandbox as it was when it was looked up.
 #[derive(Clone, Debug)]
@@ -88,6 +89,8 @@ pub struct Exit {
 /// Everything published.
 #[derive(Debug, Default)]
 pub(crate) struct View {
+    /// Who hears of what changes.
+    pub(crate) listeners: Listeners,
     pods: RwLock<BTreeMap<String, Arc<Sandbox>>>,
     containers: RwLock<BTreeMap<String, Arc<Container>>>,
 }
@@ -96,25 +99,55 @@ const LOCK: &str = "no thread panics while it holds this lock";
 
 impl View {
     pub(crate) fn put_sandbox(&self, sandbox: Sandbox) {
-        self.pods
+        let sandbox = Arc::new(sandbox);
+        let before = self
+            .pods
             .write()
             .expect(LOCK)
-            .insert(sandbox.id.clone(), Arc::new(sandbox));
+            .insert(sandbox.id.clone(), Arc::clone(&sandbox));
+        let changes = events::of_sandbox(before.map(|before| before.phase), sandbox.phase);
+        self.tell(&sandbox.id, &changes, Some(&sandbox));
     }
 
     pub(crate) fn put_container(&self, container: Container) {
-        self.containers
+        let (id, sandbox, phase) = (
+            container.id.clone(),
+            container.sandbox_id.clone(),
+            container.phase,
+        );
+        let before = self
+            .containers
             .write()
             .expect(LOCK)
-            .insert(container.id.clone(), Arc::new(container));
+            .insert(id.clone(), Arc::new(container));
+        let changes = events::of_container(before.map(|before| before.phase), phase);
+        self.tell(&id, &changes, self.sandbox(&sandbox).ok().as_ref());
     }
 
     pub(crate) fn drop_sandbox(&self, id: &str) {
-        self.pods.write().expect(LOCK).remove(id);
+        let gone = self.pods.write().expect(LOCK).remove(id);
+        if gone.is_some() {
+            self.tell(id, &[Change::Deleted], gone.as_ref());
+        }
     }
 
     pub(crate) fn drop_container(&self, id: &str) {
-        self.containers.write().expect(LOCK).remove(id);
+        let gone = self.containers.write().expect(LOCK).remove(id);
+        if let Some(gone) = gone {
+            let sandbox = self.sandbox(&gone.sandbox_id).ok();
+            self.tell(id, &[Change::Deleted], sandbox.as_ref());
+        }
+    }
+
+    /// Tells who listens; each pod is published by its one task, so that its events keep their
+    /// order.
+    fn tell(&self, id: &str, changes: &[Change], sandbox: Option<&Arc<Sandbox>>) {
+        if changes.is_empty() || self.listeners.is_empty() {
+            return;
+        }
+        let containers = sandbox.map(|sandbox| self.containers_of(&sandbox.id));
+        let containers = containers.unwrap_or_default();
+        self.listeners.tell(id, changes, sandbox, &containers);
     }
 
     pub(crate) fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
@@ -128,6 +161,14 @@ impl View {
             .values()
             .cloned()
             .collect()
+    }
+
+    pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
+        let containers = self.containers.read().expect(LOCK);
+        let of_it = containers
+            .values()
+            .filter(|container| container.sandbox_id == sandbox);
+        of_it.cloned().collect()
     }
 
     pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {

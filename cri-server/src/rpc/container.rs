@@ -42,20 +42,15 @@ pub(super) async fn remove(
     Ok(cri::RemoveContainerResponse {})
 }
 
-pub(super) fn list(
-    engine: &Engine,
-    asked: cri::ListContainersRequest,
-) -> cri::ListContainersResponse {
-    let wanted = asked.filter.unwrap_or_default();
+pub(super) fn list(engine: &Engine, wanted: Option<cri::ContainerFilter>) -> Vec<cri::Container> {
+    let wanted = wanted.unwrap_or_default();
     let containers = engine.containers();
     let shown = containers
         .iter()
         .filter(|container| filter::wants_container(&wanted, container));
-    cri::ListContainersResponse {
-        containers: shown
-            .map(|container| reply::listed_container(container))
-            .collect(),
-    }
+    shown
+        .map(|container| reply::listed_container(container))
+        .collect()
 }
 
 pub(super) async fn status(
@@ -82,6 +77,16 @@ async fn read_spec(path: PathBuf) -> serde_json::Value {
         Ok(Ok(text)) => serde_json::from_slice(&text).unwrap_or_default(),
         _ => serde_json::Value::Null,
     }
+}
+
+/// Changes limits. There is nothing to do where no limit of Linux is named.
+pub(super) async fn update(
+    engine: &Engine,
+    asked: cri::UpdateContainerResourcesRequest,
+) -> Result<cri::UpdateContainerResourcesResponse, Error> {
+    let wanted = request::resources("linux", asked.linux.unwrap_or_default())?;
+    engine.update_container(&asked.container_id, wanted).await?;
+    Ok(cri::UpdateContainerResourcesResponse {})
 }
 
 pub(super) async fn reopen_log(

@@ -33,6 +33,11 @@ pub(super) fn wants_stats(filter: &cri::ContainerStatsFilter, container: &Contai
         && has_labels(&container.spec.labels, &filter.label_selector)
 }
 
+/// Whether the client wants the sandbox's figures. Ids may be short.
+pub(super) fn wants_sandbox_stats(filter: &cri::PodSandboxStatsFilter, sandbox: &Sandbox) -> bool {
+    sandbox.id.starts_with(&filter.id) && has_labels(&sandbox.spec.labels, &filter.label_selector)
+}
+
 fn has_labels(labels: &BTreeMap<String, String>, wanted: &HashMap<String, String>) -> bool {
     wanted
         .iter()

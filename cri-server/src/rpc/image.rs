@@ -7,21 +7,18 @@ use cri_api as cri;
 use engine::{Engine, Error};
 use serde_json::{Value, json};
 
-use super::{now, reply, request};
+use super::{now, reply, request, usage};
 
 /// Images, or the one that the filter names.
-pub(super) fn list(engine: &Engine, asked: cri::ListImagesRequest) -> cri::ListImagesResponse {
-    let name = asked
-        .filter
+pub(super) fn list(engine: &Engine, wanted: Option<cri::ImageFilter>) -> Vec<cri::Image> {
+    let name = wanted
         .and_then(|filter| filter.image)
         .map(|image| image.image);
     let images: Vec<Arc<image::Image>> = match name.as_deref() {
         None | Some("") => engine.images().list(),
         Some(name) => engine.images().resolve(name).into_iter().collect(),
     };
-    cri::ListImagesResponse {
-        images: images.iter().map(|image| reply::image(image)).collect(),
-    }
+    images.iter().map(|image| reply::image(image)).collect()
 }
 
 /// An image; none of that name is an empty answer, not an error.
@@ -75,7 +72,7 @@ pub(super) async fn remove(
 /// error for a broken daemon: this never fails.
 pub(super) fn fs_info(engine: &Engine) -> cri::ImageFsInfoResponse {
     let images = engine.images();
-    let used = |usage| vec![reply::file_system(now(), images.mountpoint(), usage)];
+    let used = |used| vec![usage::file_system(now(), images.mountpoint(), used)];
     cri::ImageFsInfoResponse {
         image_filesystems: used(images.usage()),
         container_filesystems: used(images.writable_usage()),

@@ -6,6 +6,7 @@
 //! client gives up, the work goes on. What is not built answers UNIMPLEMENTED by its name.
 
 mod container;
+mod events;
 mod exec;
 mod filter;
 mod image;
@@ -17,6 +18,8 @@ mod sandbox;
 mod service;
 mod stats;
 pub(crate) mod status;
+mod stream;
+mod usage;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

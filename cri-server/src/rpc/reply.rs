@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use cri_api as cri;
-use engine::{Container, ContainerStats, Exit, Sandbox};
+use engine::{Container, Exit, Sandbox};
 use pod::container::{Mount, Propagation, Resources};
 use pod::lifecycle::{ContainerPhase, SandboxPhase};
 use pod::sandbox::{NamespaceMode, PidMode, SandboxNamespaces};
@@ -31,7 +31,7 @@ pub(super) fn sandbox_state(sandbox: &Sandbox) -> cri::PodSandboxState {
     }
 }
 
-fn sandbox_metadata(sandbox: &Sandbox) -> cri::PodSandboxMetadata {
+pub(super) fn sandbox_metadata(sandbox: &Sandbox) -> cri::PodSandboxMetadata {
     let spec = &sandbox.spec;
     cri::PodSandboxMetadata {
         name: spec.name.clone(),
@@ -109,7 +109,7 @@ pub(super) fn container_state(container: &Container) -> cri::ContainerState {
     }
 }
 
-fn container_metadata(container: &Container) -> cri::ContainerMetadata {
+pub(super) fn container_metadata(container: &Container) -> cri::ContainerMetadata {
     cri::ContainerMetadata {
         name: container.spec.name.clone(),
         attempt: container.spec.attempt,
@@ -234,74 +234,6 @@ fn stop_signal(name: &str) -> cri::Signal {
     cri::Signal::from_str_name(&format!("SIGNAL_{name}"))
         .or_else(|| cri::Signal::from_str_name(&name))
         .unwrap_or(cri::Signal::RuntimeDefault)
-}
-
-// ---- stats ----
-
-/// What a container uses; `mountpoint` is a path on the file system of its writable layer.
-pub(super) fn container_stats(
-    container: &Container,
-    stats: &ContainerStats,
-    mountpoint: &Path,
-) -> cri::ContainerStats {
-    cri::ContainerStats {
-        attributes: Some(cri::ContainerAttributes {
-            id: container.id.clone(),
-            metadata: Some(container_metadata(container)),
-            labels: pairs(&container.spec.labels),
-            annotations: pairs(&container.spec.annotations),
-        }),
-        cpu: Some(cri::CpuUsage {
-            timestamp: stats.timestamp,
-            usage_core_nano_seconds: number(stats.cpu_usage),
-            usage_nano_cores: stats.cpu_rate.and_then(number),
-            ..Default::default()
-        }),
-        memory: Some(memory(stats)),
-        writable_layer: Some(file_system(
-            stats.timestamp,
-            mountpoint,
-            image::Usage {
-                bytes: stats.writable_bytes,
-                inodes: stats.writable_inodes,
-            },
-        )),
-        swap: stats.swap_usage.map(|used| cri::SwapUsage {
-            timestamp: stats.timestamp,
-            swap_usage_bytes: number(used),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-fn memory(stats: &ContainerStats) -> cri::MemoryUsage {
-    cri::MemoryUsage {
-        timestamp: stats.timestamp,
-        working_set_bytes: number(stats.memory_working_set),
-        available_bytes: stats.memory_available.and_then(number),
-        usage_bytes: number(stats.memory_usage),
-        rss_bytes: number(stats.memory_rss),
-        page_faults: number(stats.page_faults),
-        major_page_faults: number(stats.major_page_faults),
-        ..Default::default()
-    }
-}
-
-/// How much of a file system is used.
-pub(super) fn file_system(
-    timestamp: i64,
-    mountpoint: &Path,
-    usage: image::Usage,
-) -> cri::FilesystemUsage {
-    cri::FilesystemUsage {
-        timestamp,
-        fs_id: Some(cri::FilesystemIdentifier {
-            mountpoint: mountpoint.to_string_lossy().into_owned(),
-        }),
-        used_bytes: number(usage.bytes),
-        inodes_used: number(usage.inodes),
-    }
 }
 
 // ---- images ----
@@ -514,24 +446,5 @@ mod tests {
         assert_eq!(image_user("1002:5"), (Some(1002), String::new()));
         assert_eq!(image_user("www-data:5"), (None, "www-data".into()));
         assert_eq!(image_user(""), (None, String::new()));
-    }
-
-    #[test]
-    fn stats_without_a_second_sample_have_no_rate() {
-        let stats = ContainerStats {
-            timestamp: 5,
-            cpu_usage: 6,
-            ..Default::default()
-        };
-        let message = container_stats(&container(), &stats, Path::new("/store"));
-        let cpu = message.cpu.unwrap();
-        assert_eq!((cpu.timestamp, cpu.usage_core_nano_seconds), (5, number(6)));
-        assert_eq!(cpu.usage_nano_cores, None);
-        let memory = message.memory.unwrap();
-        assert_eq!((memory.timestamp, memory.available_bytes), (5, None));
-        assert_eq!(
-            message.writable_layer.unwrap().fs_id.unwrap().mountpoint,
-            "/store"
-        );
     }
 }

@@ -54,18 +54,13 @@ pub(super) fn status(
     })
 }
 
-pub(super) fn list(
-    engine: &Engine,
-    asked: cri::ListPodSandboxRequest,
-) -> cri::ListPodSandboxResponse {
-    let wanted = asked.filter.unwrap_or_default();
+pub(super) fn list(engine: &Engine, wanted: Option<cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
+    let wanted = wanted.unwrap_or_default();
     let sandboxes = engine.sandboxes();
     let shown = sandboxes
         .iter()
         .filter(|sandbox| filter::wants_sandbox(&wanted, sandbox));
-    cri::ListPodSandboxResponse {
-        items: shown
-            .map(|sandbox| reply::listed_sandbox(sandbox))
-            .collect(),
-    }
+    shown
+        .map(|sandbox| reply::listed_sandbox(sandbox))
+        .collect()
 }

@@ -7,10 +7,12 @@ use cri_api::image_service_server::ImageService;
 use cri_api::runtime_service_server::RuntimeService;
 use engine::Engine;
 use tokio_stream::Empty;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::status::{answer, not_built};
-use super::{container, exec, image, runtime, sandbox, stats};
+use super::stream::{Parts, parts};
+use super::{container, events, exec, image, runtime, sandbox, stats};
 
 /// The stream of a verb that is not built.
 type NoStream<T> = Empty<Result<T, Status>>;
@@ -29,11 +31,11 @@ impl Cri {
 
 #[tonic::async_trait]
 impl RuntimeService for Cri {
-    type StreamPodSandboxesStream = NoStream<cri::StreamPodSandboxesResponse>;
-    type StreamContainersStream = NoStream<cri::StreamContainersResponse>;
-    type StreamContainerStatsStream = NoStream<cri::StreamContainerStatsResponse>;
-    type StreamPodSandboxStatsStream = NoStream<cri::StreamPodSandboxStatsResponse>;
-    type GetContainerEventsStream = NoStream<cri::ContainerEventResponse>;
+    type StreamPodSandboxesStream = Parts<cri::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Parts<cri::StreamContainersResponse>;
+    type StreamContainerStatsStream = Parts<cri::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Parts<cri::StreamPodSandboxStatsResponse>;
+    type GetContainerEventsStream = BoxStream<cri::ContainerEventResponse>;
     type StreamPodSandboxMetricsStream = NoStream<cri::StreamPodSandboxMetricsResponse>;
 
     async fn version(
@@ -111,17 +113,18 @@ impl RuntimeService for Cri {
         &self,
         request: Request<cri::ListPodSandboxRequest>,
     ) -> Result<Response<cri::ListPodSandboxResponse>, Status> {
-        Ok(Response::new(sandbox::list(
-            &self.engine,
-            request.into_inner(),
-        )))
+        let items = sandbox::list(&self.engine, request.into_inner().filter);
+        Ok(Response::new(cri::ListPodSandboxResponse { items }))
     }
 
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<cri::StreamPodSandboxesRequest>,
+        request: Request<cri::StreamPodSandboxesRequest>,
     ) -> Result<Response<Self::StreamPodSandboxesStream>, Status> {
-        Err(not_built("StreamPodSandboxes"))
+        let all = sandbox::list(&self.engine, request.into_inner().filter);
+        Ok(parts(all, |pod_sandboxes| {
+            cri::StreamPodSandboxesResponse { pod_sandboxes }
+        }))
     }
 
     async fn update_pod_sandbox_resources(
@@ -185,24 +188,28 @@ impl RuntimeService for Cri {
         &self,
         request: Request<cri::ListContainersRequest>,
     ) -> Result<Response<cri::ListContainersResponse>, Status> {
-        Ok(Response::new(container::list(
-            &self.engine,
-            request.into_inner(),
-        )))
+        let containers = container::list(&self.engine, request.into_inner().filter);
+        Ok(Response::new(cri::ListContainersResponse { containers }))
     }
 
     async fn stream_containers(
         &self,
-        _: Request<cri::StreamContainersRequest>,
+        request: Request<cri::StreamContainersRequest>,
     ) -> Result<Response<Self::StreamContainersStream>, Status> {
-        Err(not_built("StreamContainers"))
+        let all = container::list(&self.engine, request.into_inner().filter);
+        Ok(parts(all, |containers| cri::StreamContainersResponse {
+            containers,
+        }))
     }
 
     async fn update_container_resources(
         &self,
-        _: Request<cri::UpdateContainerResourcesRequest>,
+        request: Request<cri::UpdateContainerResourcesRequest>,
     ) -> Result<Response<cri::UpdateContainerResourcesResponse>, Status> {
-        Err(not_built("UpdateContainerResources"))
+        answer(
+            "UpdateContainerResources",
+            container::update(&self.engine, request.into_inner()).await,
+        )
     }
 
     async fn reopen_container_log(
@@ -260,44 +267,53 @@ impl RuntimeService for Cri {
         &self,
         request: Request<cri::ListContainerStatsRequest>,
     ) -> Result<Response<cri::ListContainerStatsResponse>, Status> {
-        Ok(Response::new(
-            stats::list(&self.engine, request.into_inner()).await,
-        ))
+        let stats = stats::containers(&self.engine, request.into_inner().filter).await;
+        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
     }
 
     async fn stream_container_stats(
         &self,
-        _: Request<cri::StreamContainerStatsRequest>,
+        request: Request<cri::StreamContainerStatsRequest>,
     ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
-        Err(not_built("StreamContainerStats"))
+        let all = stats::containers(&self.engine, request.into_inner().filter).await;
+        Ok(parts(all, |container_stats| {
+            cri::StreamContainerStatsResponse { container_stats }
+        }))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<cri::PodSandboxStatsRequest>,
+        request: Request<cri::PodSandboxStatsRequest>,
     ) -> Result<Response<cri::PodSandboxStatsResponse>, Status> {
-        Err(not_built("PodSandboxStats"))
+        answer(
+            "PodSandboxStats",
+            stats::sandbox(&self.engine, request.into_inner()).await,
+        )
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<cri::ListPodSandboxStatsRequest>,
+        request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Result<Response<cri::ListPodSandboxStatsResponse>, Status> {
-        Err(not_built("ListPodSandboxStats"))
+        let stats = stats::sandboxes(&self.engine, request.into_inner().filter).await;
+        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<cri::StreamPodSandboxStatsRequest>,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
-        Err(not_built("StreamPodSandboxStats"))
+        let all = stats::sandboxes(&self.engine, request.into_inner().filter).await;
+        Ok(parts(all, |pod_sandbox_stats| {
+            cri::StreamPodSandboxStatsResponse { pod_sandbox_stats }
+        }))
     }
 
     async fn get_container_events(
         &self,
         _: Request<cri::GetEventsRequest>,
     ) -> Result<Response<Self::GetContainerEventsStream>, Status> {
-        Err(not_built("GetContainerEvents"))
+        Ok(Response::new(events::stream(&self.engine)))
     }
 
     async fn list_metric_descriptors(
@@ -345,23 +361,22 @@ impl RuntimeService for Cri {
 
 #[tonic::async_trait]
 impl ImageService for Cri {
-    type StreamImagesStream = NoStream<cri::StreamImagesResponse>;
+    type StreamImagesStream = Parts<cri::StreamImagesResponse>;
 
     async fn list_images(
         &self,
         request: Request<cri::ListImagesRequest>,
     ) -> Result<Response<cri::ListImagesResponse>, Status> {
-        Ok(Response::new(image::list(
-            &self.engine,
-            request.into_inner(),
-        )))
+        let images = image::list(&self.engine, request.into_inner().filter);
+        Ok(Response::new(cri::ListImagesResponse { images }))
     }
 
     async fn stream_images(
         &self,
-        _: Request<cri::StreamImagesRequest>,
+        request: Request<cri::StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
-        Err(not_built("StreamImages"))
+        let all = image::list(&self.engine, request.into_inner().filter);
+        Ok(parts(all, |images| cri::StreamImagesResponse { images }))
     }
 
     async fn image_status(

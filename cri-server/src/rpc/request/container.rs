@@ -12,8 +12,6 @@ use super::{
     unsupported, within,
 };
 
-const RESOURCES: &str = "config.linux.resources";
-
 /// The container that a client asks for, in a pod with these namespaces.
 ///
 /// # Errors
@@ -53,7 +51,10 @@ pub(in crate::rpc) fn container(
         stdin: config.stdin,
         stdin_once: config.stdin_once,
         tty: config.tty,
-        resources: resources(linux.resources.unwrap_or_default())?,
+        resources: resources(
+            "config.linux.resources",
+            linux.resources.unwrap_or_default(),
+        )?,
         security: security(linux.security_context.unwrap_or_default(), of_pod)?,
         stop_signal: stop_signal("config.stop_signal", config.stop_signal)?,
     })
@@ -157,24 +158,32 @@ fn log_path(field: &str, path: String) -> Result<String, Refused> {
     plain(field, path)
 }
 
-fn resources(resources: cri::LinuxContainerResources) -> Result<Resources, Refused> {
+/// Limits; `field` is where they stand in the message.
+///
+/// # Errors
+///
+/// [`Refused`] names the field.
+pub(in crate::rpc) fn resources(
+    field: &str,
+    resources: cri::LinuxContainerResources,
+) -> Result<Resources, Refused> {
     let at_least =
-        |name: &str, value, low| within(&format!("{RESOURCES}.{name}"), value, low..=i64::MAX);
-    let text = |name: &str, value| plain(&format!("{RESOURCES}.{name}"), value);
+        |name: &str, value, low| within(&format!("{field}.{name}"), value, low..=i64::MAX);
+    let text = |name: &str, value| plain(&format!("{field}.{name}"), value);
     Ok(Resources {
         cpu_period: at_least("cpu_period", resources.cpu_period, 0)?,
         cpu_quota: resources.cpu_quota,
         cpu_shares: at_least("cpu_shares", resources.cpu_shares, 0)?,
         memory_limit: at_least("memory_limit_in_bytes", resources.memory_limit_in_bytes, 0)?,
         oom_score_adj: within(
-            &format!("{RESOURCES}.oom_score_adj"),
+            &format!("{field}.oom_score_adj"),
             resources.oom_score_adj,
             -1000..=1000,
         )?,
         cpuset_cpus: text("cpuset_cpus", resources.cpuset_cpus)?,
         cpuset_mems: text("cpuset_mems", resources.cpuset_mems)?,
         hugepages: each(
-            &format!("{RESOURCES}.hugepage_limits"),
+            &format!("{field}.hugepage_limits"),
             resources.hugepage_limits,
             huge,
         )?,

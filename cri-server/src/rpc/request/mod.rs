@@ -14,7 +14,7 @@ use std::time::Duration;
 use cri_api as cri;
 use pod::PlanError as Refused;
 
-pub(super) use container::container;
+pub(super) use container::{container, resources};
 pub(super) use sandbox::sandbox;
 
 /// Largest label or annotation, key and value together, bytes: what Kubernetes allows all

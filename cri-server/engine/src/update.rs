@@ -1,0 +1,77 @@
+//! Changing the limits of a container that lives.
+
+use oci_spec::runtime::LinuxResources;
+use pod::container::Resources;
+use pod::lifecycle;
+use shim_api::{Update, request};
+
+use crate::error::Error;
+use crate::owned::OwnedContainer;
+use crate::{Inner, blocking};
+
+/// Sets the limits that `wanted` names; answers with all that hold from now on.
+pub(crate) async fn limits(
+    engine: &Inner,
+    container: &OwnedContainer,
+    wanted: &Resources,
+) -> Result<Resources, Error> {
+    let record = &container.record;
+    let what = || format!("container {}", record.id);
+    lifecycle::update(container.phase()).map_err(|refusal| Error::refused(refusal, what()))?;
+    let shim = container.process.shim.as_ref();
+    let shim = shim.ok_or_else(|| Error::WrongState(format!("{} has ended", what())))?;
+    let limits = record.spec.resources.changed(wanted);
+    let planned = pod::plan::plan_resources(&limits, &engine.facts)?;
+    let score = pod::plan::plan_oom_score(&limits, &engine.facts)?;
+    leave_room(engine, &record.cgroup, wanted.memory_limit).await?;
+    let call = request::Call::Update(Update {
+        resources: json(&planned)?,
+    });
+    shim.call(call, &[]).await?;
+    if limits.oom_score_adj != record.spec.resources.oom_score_adj {
+        set_oom_score(engine, &record.cgroup, score).await?;
+    }
+    Ok(limits)
+}
+
+fn json(resources: &LinuxResources) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(resources).map_err(|error| Error::failed("writing limits", error))
+}
+
+/// Refuses a limit below what the container holds: v1 would refuse it with a word that explains
+/// nothing, v2 would take it and end processes.
+async fn leave_room(engine: &Inner, cgroup: &str, limit: i64) -> Result<(), Error> {
+    let Some(limit) = u64::try_from(limit).ok().filter(|limit| *limit > 0) else {
+        return Ok(());
+    };
+    let what = "reading what the container uses";
+    let group = engine.cgroups.group(cgroup);
+    let group = group.map_err(|error| Error::failed(what, error))?;
+    let stats = blocking(move || group.stats()).await;
+    let memory = stats.map_err(|error| Error::failed(what, error))?.memory;
+    match memory.map(|memory| memory.working_set) {
+        Some(used) if used > limit => Err(Error::WrongState(format!(
+            "linux.resources.memory_limit_in_bytes: {limit} bytes are less than the {used} that \
+             the container uses"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// OCI runtimes do not change it: it belongs to processes, not to a control group.
+async fn set_oom_score(engine: &Inner, cgroup: &str, score: i32) -> Result<(), Error> {
+    let what = || format!("setting the oom score of cgroup {cgroup}");
+    let group = engine.cgroups.group(cgroup);
+    let group = group.map_err(|error| Error::failed(what(), error))?;
+    let set = blocking(move || {
+        for pid in group.procs()? {
+            // Gone meanwhile, or one that may not be made less likely: the others still are.
+            drop(std::fs::write(
+                format!("/proc/{pid}/oom_score_adj"),
+                score.to_string(),
+            ));
+        }
+        Ok::<(), cgroup::Error>(())
+    });
+    set.await.map_err(|error| Error::failed(what(), error))
+}
