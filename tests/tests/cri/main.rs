@@ -10,9 +10,12 @@
 
 mod bad_input;
 mod containerd;
+mod events;
 mod handlers;
 mod limits;
 mod network;
 mod reboot;
 mod restart;
+mod stats;
+mod update;
 mod verbs;
