@@ -36,7 +36,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
         ],
     ),
     ("tests", &["cri-api", "shim-api"]),
-    ("bench", &["cri-api", "tests"]),
+    ("bench", &["cri-api", "image", "tests"]),
 ];
 
 /// Crates that start threads or run futures: none of them reaches [`SINGLE_THREADED`].
