@@ -4,16 +4,29 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use cgroup::{Driver, Group, Host};
+use cgroup::{Driver, Group, Host, Property};
 use oci_spec::runtime::LinuxResources;
 use serde::Deserialize as _;
 use serde_json::value::RawValue;
 
 use crate::failure::{Attempt, Failure, Result, because};
 
-/// A container's group, made or found again.
+/// Annotations that begin like this name properties of the unit that systemd makes.
+const UNIT_PROPERTY: &str = "org.systemd.property.";
+
+/// Who makes control groups.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Manager {
+    #[default]
+    Cgroupfs,
+    Systemd,
+    /// Nobody: the container stays in the groups of its maker, without limits.
+    Disabled,
+}
+
+/// A container's group, made or found again; `None` inside if it has none of its own.
 #[derive(Debug)]
-pub(crate) struct ContainerGroup(Group);
+pub(crate) struct ContainerGroup(Option<Group>);
 
 /// The way into a group for a process that is about to be made. Moving a process that exists makes
 /// the whole machine wait (12 ms here), so it is born there or goes in by itself.
@@ -23,6 +36,8 @@ pub(crate) enum Entrance {
     Folder(OwnedFd),
     /// v1: the new process writes to each.
     Files(Vec<OwnedFd>),
+    /// systemd makes the group around the new process, which waits until that is done.
+    Made,
 }
 
 impl Entrance {
@@ -30,14 +45,16 @@ impl Entrance {
     pub(crate) fn for_clone(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Entrance::Folder(folder) => Some(folder.as_fd()),
-            Entrance::Files(_) => None,
+            Entrance::Files(_) | Entrance::Made => None,
         }
     }
 
-    /// What the new process does first.
-    pub(crate) fn step_in(&self) -> Result<()> {
-        let Entrance::Files(files) = self else {
-            return Ok(());
+    /// What the new process does first; `wait` returns when its parent lets it go on.
+    pub(crate) fn step_in(&self, wait: impl FnOnce() -> Result<()>) -> Result<()> {
+        let files = match self {
+            Entrance::Folder(_) => return Ok(()),
+            Entrance::Made => return wait(),
+            Entrance::Files(files) => files,
         };
         for file in files {
             rustix::io::retry_on_intr(|| rustix::io::write(file, b"0"))
@@ -46,6 +63,9 @@ impl Entrance {
         Ok(())
     }
 }
+
+/// What every failure to make or enter a group begins with, as engines look for it.
+const APPLY: &str = "unable to apply cgroup configuration";
 
 fn failed(what: &str, error: &cgroup::Error) -> Failure {
     because(what, error)
@@ -56,115 +76,198 @@ pub(crate) fn detect() -> Result<Host> {
     Host::detect().map_err(|error| failed("look for control groups", &error))
 }
 
+/// Limits, as the `cgroup` crate takes them.
+fn resources(raw: Option<&RawValue>) -> Result<LinuxResources> {
+    serde_json::from_str(raw.map_or("{}", RawValue::get))
+        .map_err(|error| because("read linux.resources", &error))
+}
+
 impl ContainerGroup {
     /// The group at `path`, or the default one of container `id`. Nothing is made yet.
     pub(crate) fn plan(
         host: &Host,
-        systemd: bool,
+        manager: Manager,
         path: Option<&str>,
         id: &str,
     ) -> Result<ContainerGroup> {
-        let default = format!("/wrun-{id}");
-        let path = path.filter(|path| !path.is_empty()).unwrap_or(&default);
-        let driver = if systemd {
-            Driver::Systemd
-        } else {
-            Driver::Cgroupfs
+        let (driver, default) = match manager {
+            Manager::Cgroupfs => (Driver::Cgroupfs, format!("/wrun-{id}")),
+            Manager::Systemd => (Driver::Systemd, format!(":wrun:{id}")),
+            Manager::Disabled => return Ok(ContainerGroup(None)),
         };
+        let path = path.filter(|path| !path.is_empty()).unwrap_or(&default);
         host.group_by(driver, path)
-            .map(ContainerGroup)
-            .map_err(|error| failed("unable to apply cgroup configuration", &error))
+            .map(|group| ContainerGroup(Some(group)))
+            .map_err(|error| failed(APPLY, &error))
     }
 
-    /// A group that exists, by its folders.
-    pub(crate) fn open(paths: &BTreeMap<String, PathBuf>) -> Result<ContainerGroup> {
-        let group = Group::open(paths.clone());
+    /// A group that exists, by its folders and the unit of systemd that it belongs to.
+    pub(crate) fn open(
+        paths: &BTreeMap<String, PathBuf>,
+        unit: Option<&str>,
+    ) -> Result<ContainerGroup> {
+        if paths.is_empty() {
+            return Ok(ContainerGroup(None));
+        }
+        let group = match unit {
+            Some(unit) => Group::open_unit(paths.clone(), unit),
+            None => Group::open(paths.clone()),
+        };
         group
-            .map(ContainerGroup)
+            .map(|group| ContainerGroup(Some(group)))
             .map_err(|error| failed("open the container's control groups", &error))
+    }
+
+    /// The group below it that `requests` (`PATH`, or `CONTROLLER,..:PATH` on v1) name.
+    pub(crate) fn below(self, requests: &[&str]) -> Result<ContainerGroup> {
+        if requests.is_empty() || !self.is_there() {
+            return Ok(self);
+        }
+        let mut paths = self.paths();
+        for (controller, below) in parse_below(requests)? {
+            if controller.is_empty() {
+                for path in paths.values_mut() {
+                    *path = joined(path, below)?;
+                }
+                continue;
+            }
+            let path = paths
+                .get_mut(controller)
+                .ok_or_else(|| Failure::new(format!("unknown controller {controller}")))?;
+            *path = joined(path, below)?;
+        }
+        let group = ContainerGroup::open(&paths, None)?;
+        // runc's words, which its tests look for; there is no process yet that would have a number.
+        group.entrance().map_err(|failure| {
+            let pid = std::process::id();
+            Failure::new(format!("error adding pid {pid} to cgroups: {failure}"))
+        })?;
+        Ok(group)
+    }
+
+    /// There is one.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn each<T: Default>(
+        &self,
+        what: &str,
+        call: impl FnOnce(&Group) -> std::result::Result<T, cgroup::Error>,
+    ) -> Result<T> {
+        match &self.0 {
+            Some(group) => call(group).map_err(|error| failed(what, &error)),
+            None => Ok(T::default()),
+        }
+    }
+
+    /// It comes to life with a process ([`ContainerGroup::start`]) instead of
+    /// [`ContainerGroup::create`].
+    pub(crate) fn needs_process(&self) -> bool {
+        self.0.as_ref().is_some_and(Group::needs_process)
     }
 
     /// Makes it.
     pub(crate) fn create(&self) -> Result<()> {
-        self.0
-            .create()
-            .map_err(|error| failed("unable to apply cgroup configuration", &error))
+        self.each(APPLY, Group::create)
+    }
+
+    /// Has systemd make it around process `pid`. `annotations` may name properties of the unit.
+    pub(crate) fn start<'a>(
+        &self,
+        pid: i32,
+        raw: Option<&RawValue>,
+        annotations: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<()> {
+        let resources = resources(raw)?;
+        let properties = annotations
+            .filter_map(|(key, value)| Some((key.strip_prefix(UNIT_PROPERTY)?, value)))
+            .map(|(name, value)| Property::parse(name, value));
+        let properties = properties
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .map_err(|error| failed(APPLY, &error))?;
+        self.each(APPLY, |group| group.start(pid, &resources, &properties))
     }
 
     /// How a new process gets into it.
     pub(crate) fn entrance(&self) -> Result<Entrance> {
-        let what = "unable to apply cgroup configuration";
-        let folder = self.0.dir_fd().map_err(|error| failed(what, &error))?;
+        let Some(group) = &self.0 else {
+            return Ok(Entrance::Files(Vec::new()));
+        };
+        let folder = group.dir_fd().map_err(|error| failed(APPLY, &error))?;
         if let Some(folder) = folder {
             let own = folder.try_clone_to_owned();
-            return own.map(Entrance::Folder).attempt(|| what.to_owned());
+            return own.map(Entrance::Folder).attempt(|| APPLY.to_owned());
         }
-        let files = self.0.entrances().map_err(|error| failed(what, &error))?;
+        let files = group.entrances().map_err(|error| failed(APPLY, &error))?;
         Ok(Entrance::Files(files))
     }
 
     /// Sets limits.
     pub(crate) fn apply(&self, raw: Option<&RawValue>) -> Result<()> {
-        let text = raw.map_or("{}", RawValue::get);
-        let resources: LinuxResources =
-            serde_json::from_str(text).map_err(|error| because("read linux.resources", &error))?;
-        self.0
-            .apply(&resources)
-            .map_err(|error| failed("set limits", &error))
+        let resources = resources(raw)?;
+        self.each("set limits", |group| group.apply(&resources))
     }
 
     /// Sets other limits; device rules stay.
     pub(crate) fn update(&self, resources: &serde_json::Value) -> Result<()> {
         let resources = LinuxResources::deserialize(resources)
             .map_err(|error| because("read linux.resources", &error))?;
-        self.0
+        self.required()?
             .update(&resources)
             .map_err(|error| failed("set limits", &error))
     }
 
+    fn required(&self) -> Result<&Group> {
+        self.0
+            .as_ref()
+            .ok_or_else(|| Failure::new("the container has no control groups"))
+    }
+
     /// Folders by controller.
     pub(crate) fn paths(&self) -> BTreeMap<String, PathBuf> {
-        self.0.paths()
+        self.0.as_ref().map(Group::paths).unwrap_or_default()
+    }
+
+    /// The unit of systemd that it belongs to.
+    pub(crate) fn unit(&self) -> Option<String> {
+        self.0.as_ref().and_then(Group::unit).map(str::to_owned)
     }
 
     /// Stops its processes where they are.
     pub(crate) fn freeze(&self) -> Result<()> {
-        self.0
+        self.required()?
             .freeze()
             .map_err(|error| failed("pause the container", &error))
     }
 
     /// Lets them go on.
     pub(crate) fn thaw(&self) -> Result<()> {
-        self.0
+        self.required()?
             .thaw()
             .map_err(|error| failed("resume the container", &error))
     }
 
     /// They are stopped; a group that is gone is not.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.0.is_frozen().unwrap_or(false)
+        self.0
+            .as_ref()
+            .is_some_and(|group| group.is_frozen().unwrap_or(false))
     }
 
     /// Ends all of its processes.
     pub(crate) fn kill(&self) -> Result<()> {
-        self.0
-            .kill()
-            .map_err(|error| failed("kill the container's processes", &error))
+        self.each("kill the container's processes", Group::kill)
     }
 
     /// Its processes.
     pub(crate) fn processes(&self) -> Result<Vec<i32>> {
-        self.0
-            .procs()
-            .map_err(|error| failed("list the container's processes", &error))
+        self.each("list the container's processes", Group::procs)
     }
 
     /// Removes it.
     pub(crate) fn remove(&self) -> Result<()> {
-        self.0
-            .remove()
-            .map_err(|error| failed("remove the container's control groups", &error))
+        self.each("remove the container's control groups", Group::remove)
     }
 
     /// For mounts of type cgroup: the name of each hierarchy's folder, and the group's in it.
@@ -180,6 +283,63 @@ impl ContainerGroup {
         folders
     }
 }
+
+/// Controller (none: all) and path of each request.
+fn parse_below<'a>(requests: &[&'a str]) -> Result<Vec<(&'a str, &'a str)>> {
+    let invalid =
+        |one: &str, why: &str| Failure::new(format!("invalid --cgroup argument: {one} ({why})"));
+    let mut all: Vec<(&str, &str)> = Vec::new();
+    for request in requests {
+        let Some((controllers, path)) = request.split_once(':') else {
+            if requests.len() > 1 {
+                return Err(invalid(request, "missing <controller>: prefix"));
+            }
+            return Ok(vec![("", request)]);
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() || all.iter().any(|(other, _)| *other == controller) {
+                return Err(invalid(request, "a controller is empty or named twice"));
+            }
+            all.push((controller, path));
+        }
+    }
+    Ok(all)
+}
+
+/// `below` below `group`, never beside it.
+fn joined(group: &Path, below: &str) -> Result<PathBuf> {
+    let mut path = group.to_owned();
+    for part in Path::new(below).components() {
+        match part {
+            std::path::Component::Normal(name) => path.push(name),
+            std::path::Component::ParentDir => {
+                path.pop();
+            }
+            _ => {}
+        }
+    }
+    if path.starts_with(group) {
+        Ok(path)
+    } else {
+        Err(Failure::new(format!(
+            "bad sub cgroup path: {}",
+            path.display()
+        )))
+    }
+}
+
+/// The way into the v2 group that process `pid` is in.
+pub(crate) fn of_process(pid: i32) -> Result<Entrance> {
+    let path = format!("/proc/{pid}/cgroup");
+    let text = std::fs::read_to_string(&path).attempt(|| format!("read {path}"))?;
+    let group = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let group = group.ok_or_else(|| Failure::new(format!("{path} names no v2 group")))?;
+    let paths = BTreeMap::from([(String::new(), Path::new(UNIFIED).join(group))]);
+    ContainerGroup::open(&paths, None)?.entrance()
+}
+
+/// Where v2 is mounted.
+const UNIFIED: &str = "/sys/fs/cgroup";
 
 /// The last part of the mount point: `cpu,cpuacct` of `/sys/fs/cgroup/cpu,cpuacct/a/b` with `/a/b`.
 fn hierarchy_name(folder: &Path, path: &str) -> String {
@@ -200,6 +360,34 @@ mod tests {
 
     fn check(folder: &str, path: &str, expect: &str) {
         assert_eq!(hierarchy_name(Path::new(folder), path), expect);
+    }
+
+    fn check_below(requests: &[&str], expect: &str) {
+        let got = match parse_below(requests) {
+            Ok(all) => format!("{all:?}"),
+            Err(failure) => failure.to_string(),
+        };
+        assert!(got.contains(expect), "{got}");
+    }
+
+    #[test]
+    fn requests_name_controllers_or_all() {
+        check_below(&["a"], r#"[("", "a")]"#);
+        check_below(
+            &["cpu,memory:/a", "pids:b"],
+            r#"("memory", "/a"), ("pids", "b")"#,
+        );
+        check_below(&["cpu:a", "cpu:b"], "named twice");
+        check_below(&[":a"], "is empty");
+        check_below(&["cpu:a", "b"], "missing <controller>");
+    }
+
+    #[test]
+    fn nothing_is_beside_the_group() {
+        let group = Path::new("/sys/fs/cgroup/a");
+        assert_eq!(joined(group, "/b/../c").unwrap(), group.join("c"));
+        assert_eq!(joined(group, "/").unwrap(), group);
+        assert!(joined(group, "../ab").is_err() && joined(group, "b/../../..").is_err());
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Container {
 
     /// Its control group.
     pub(crate) fn group(&self) -> Result<ContainerGroup> {
-        ContainerGroup::open(&self.state.cgroup_paths)
+        ContainerGroup::open(&self.state.cgroup_paths, self.state.wrun.unit.as_deref())
     }
 
     /// What it is now.
@@ -101,7 +101,10 @@ impl Container {
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         let init = self.init()?;
         if signal == KILL && !self.state.wrun.own_pids {
-            return self.group()?.kill();
+            let group = self.group()?;
+            if group.is_there() {
+                return group.kill();
+            }
         }
         let Some(handle) = init else {
             return Err(Failure::new(messages::NOT_RUNNING));

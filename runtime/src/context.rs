@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::cgroups::Manager;
 use crate::log::Log;
 
 /// Made once in `main`.
@@ -11,6 +12,6 @@ pub(crate) struct Context {
     pub(crate) root: PathBuf,
     /// `--root` was given: then it has to exist where that matters.
     pub(crate) root_given: bool,
-    pub(crate) systemd_cgroup: bool,
+    pub(crate) manager: Manager,
     pub(crate) log: Log,
 }

@@ -26,6 +26,15 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The kernel's reason, if it was that.
+    pub(crate) fn errno(&self) -> Option<rustix::io::Errno> {
+        self.cause
+            .as_ref()
+            .and_then(rustix::io::Errno::from_io_error)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {

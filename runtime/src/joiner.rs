@@ -2,6 +2,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::io::Errno;
+
+use crate::cgroups::{self, ContainerGroup, Entrance};
 use crate::container::{Container, Status};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result};
@@ -20,6 +23,10 @@ pub(crate) struct Joining<'a> {
     pub(crate) container: &'a Container,
     /// The container's first process.
     pub(crate) init: &'a OwnedFd,
+    /// Where the process goes.
+    pub(crate) group: &'a ContainerGroup,
+    /// It is not simply the container's.
+    pub(crate) group_given: bool,
     pub(crate) process: &'a ProcessPlan<'a>,
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) console: Option<&'a OwnedFd>,
@@ -39,21 +46,34 @@ pub(crate) fn join(context: &Context, joining: &Joining<'_>) -> Result<Child> {
     let keyring = own
         .keyring
         .then(|| format!("_ses.{}", joining.container.state.id));
-    let entrance = joining.container.group()?.entrance()?;
-    let (child, near) = launch::further(joining.init, own.namespaces, &entrance, |sync| {
-        let errand = Errand {
-            sync,
-            entrance: &entrance,
-            process: joining.process,
-            filter: joining.filter,
-            console: joining.console,
-            keyring: keyring.as_deref(),
-            preserved: joining.preserved,
-        };
-        init::further(errand, proc.as_ref(), || {
-            enter(joining.init, own.namespaces)
+    let start = |entrance: &Entrance| {
+        launch::further(joining.init, own.namespaces, entrance, |sync| {
+            let errand = Errand {
+                sync,
+                entrance,
+                process: joining.process,
+                filter: joining.filter,
+                console: joining.console,
+                keyring: keyring.as_deref(),
+                preserved: joining.preserved,
+            };
+            init::further(errand, proc.as_ref(), || {
+                enter(joining.init, own.namespaces)
+            })
         })
-    })?;
+    };
+    let started = joining
+        .group
+        .entrance()
+        .and_then(|entrance| start(&entrance));
+    let (child, near) = match started {
+        // cgroups(7), "no internal processes": the container has groups with controllers below its
+        // own, so its first process cannot be there either.
+        Err(failure) if failure.errno() == Some(Errno::BUSY) && !joining.group_given => start(
+            &cgroups::of_process(joining.container.state.init_process_pid)?,
+        )?,
+        started => started?,
+    };
     match accompany(context, joining, &child, &near) {
         Ok(()) => Ok(child),
         Err(failure) => {

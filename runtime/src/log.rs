@@ -1,9 +1,11 @@
-//! The log that engines read: `--log FILE`, as text or as one JSON object a line.
+//! The log that engines read: `--log FILE`, as text or as one JSON object a line; or the journal or
+//! syslog, as crun has them.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixDatagram;
 
 use crate::failure::{Attempt, Failure, Result};
 use crate::time;
@@ -16,13 +18,103 @@ enum Format {
     Json,
 }
 
+/// The least urgent message that is wanted.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+enum Level {
+    Error,
+    #[default]
+    Warning,
+    Debug,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warning => "warning",
+            Level::Debug => "debug",
+        }
+    }
+
+    /// syslog(3).
+    fn priority(self) -> u8 {
+        match self {
+            Level::Error => 3,
+            Level::Warning => 4,
+            Level::Debug => 7,
+        }
+    }
+}
+
+/// What the global flags say.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// A file, or crun's `file:PATH`, `journald:NAME`, `syslog:NAME`.
+    pub(crate) target: Option<&'a str>,
+    pub(crate) format: Option<&'a str>,
+    pub(crate) level: Option<&'a str>,
+    pub(crate) debug: bool,
+}
+
+#[derive(Debug, Default)]
+enum Target {
+    #[default]
+    Stderr,
+    File(RefCell<File>),
+    Journal {
+        socket: UnixDatagram,
+        name: String,
+    },
+    Syslog {
+        socket: UnixDatagram,
+        name: String,
+    },
+}
+
 /// Where messages go.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    /// `None`: standard error.
-    file: Option<RefCell<File>>,
+    target: Target,
     format: Format,
-    debug: bool,
+    level: Level,
+}
+
+/// systemd-journald(8), "native protocol".
+const JOURNAL: &str = "/run/systemd/journal/socket";
+/// syslog(3).
+const SYSLOG: &str = "/dev/log";
+
+impl Target {
+    fn open(text: &str) -> Result<Target> {
+        match text.split_once(':') {
+            Some(("file", path)) => Target::file(path),
+            Some(("journald", name)) => Ok(Target::Journal {
+                socket: connect(JOURNAL)?,
+                name: name.to_owned(),
+            }),
+            Some(("syslog", name)) => Ok(Target::Syslog {
+                socket: connect(SYSLOG)?,
+                name: name.to_owned(),
+            }),
+            _ => Target::file(text),
+        }
+    }
+
+    fn file(path: &str) -> Result<Target> {
+        let mut options = OpenOptions::new();
+        let options = options.append(true).create(true).mode(0o644);
+        let file = options
+            .open(path)
+            .attempt(|| format!("open log {path:?}"))?;
+        Ok(Target::File(RefCell::new(file)))
+    }
+}
+
+fn connect(path: &str) -> Result<UnixDatagram> {
+    let what = || format!("connect to {path}");
+    let socket = UnixDatagram::unbound().attempt(what)?;
+    socket.connect(path).attempt(what)?;
+    Ok(socket)
 }
 
 impl Log {
@@ -30,60 +122,75 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// An unknown format, a file that cannot be opened.
-    pub(crate) fn open(path: Option<&str>, format: Option<&str>, debug: bool) -> Result<Log> {
-        let format = match format {
+    /// An unknown format or level, a target that cannot be opened.
+    pub(crate) fn open(wanted: &Wanted<'_>) -> Result<Log> {
+        let format = match wanted.format {
             None | Some("" | "text") => Format::Text,
             Some("json") => Format::Json,
             Some(other) => return Err(Failure::new(format!("invalid log-format: {other}"))),
         };
-        let open = |path: &str| {
-            let options = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o644)
-                .clone();
-            options
-                .open(path)
-                .map(RefCell::new)
-                .attempt(|| format!("open log {path:?}"))
+        let level = match wanted.level {
+            _ if wanted.debug => Level::Debug,
+            None | Some("" | "warning") => Level::Warning,
+            Some("error") => Level::Error,
+            Some("debug") => Level::Debug,
+            Some(other) => return Err(Failure::new(format!("invalid log-level: {other}"))),
         };
-        let file = path.filter(|path| !path.is_empty()).map(open).transpose()?;
+        let target = wanted.target.filter(|target| !target.is_empty());
         Ok(Log {
-            file,
+            target: target.map(Target::open).transpose()?.unwrap_or_default(),
             format,
-            debug,
+            level,
         })
     }
 
     /// What ends this command. Besides the log it goes to standard error, for whoever looks there.
     pub(crate) fn error(&self, text: &str) {
-        self.line("error", text);
-        if self.file.is_some() {
+        self.line(Level::Error, text);
+        if !matches!(self.target, Target::Stderr) {
             say(text);
         }
     }
 
     /// What does not end it.
     pub(crate) fn warning(&self, text: &str) {
-        self.line("warning", text);
+        self.line(Level::Warning, text);
     }
 
     /// What only somebody who looks for trouble wants to know.
     pub(crate) fn debug(&self, text: &str) {
-        if self.debug {
-            self.line("debug", text);
-        }
+        self.line(Level::Debug, text);
     }
 
-    fn line(&self, level: &str, text: &str) {
-        let line = render(self.format, level, text, &time::now());
-        match &self.file {
-            // A log that cannot be written must not keep a container from running.
-            Some(file) => drop(file.borrow_mut().write_all(line.as_bytes())),
-            None => drop(std::io::stderr().write_all(line.as_bytes())),
+    fn line(&self, level: Level, text: &str) {
+        if level > self.level {
+            return;
+        }
+        let line = || render(self.format, level.name(), text, &time::now());
+        // A log that cannot be written must not keep a container from running.
+        match &self.target {
+            Target::Stderr => drop(std::io::stderr().write_all(line().as_bytes())),
+            Target::File(file) => drop(file.borrow_mut().write_all(line().as_bytes())),
+            Target::Journal { socket, name } => drop(socket.send(&journal(level, name, text))),
+            Target::Syslog { socket, name } => {
+                /// syslog(3), `LOG_DAEMON`.
+                const DAEMON: u8 = 3 << 3;
+                let number = DAEMON | level.priority();
+                drop(socket.send(format!("<{number}>{name}: {text}").as_bytes()));
+            }
         }
     }
+}
+
+/// A message of the journal's: fields, the one of any text with its length before it.
+fn journal(level: Level, name: &str, text: &str) -> Vec<u8> {
+    let priority = level.priority();
+    let mut message = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER={name}\n").into_bytes();
+    message.extend_from_slice(b"MESSAGE\n");
+    message.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    message.extend_from_slice(text.as_bytes());
+    message.push(b'\n');
+    message
 }
 
 /// One line on standard error.
@@ -116,8 +223,19 @@ mod tests {
 
     #[test]
     fn an_unknown_format_is_refused() {
-        let error = Log::open(None, Some("xml"), false).unwrap_err();
+        let wanted = Wanted {
+            format: Some("xml"),
+            ..Wanted::default()
+        };
+        let error = Log::open(&wanted).unwrap_err();
         assert_eq!(error.to_string(), "invalid log-format: xml");
+    }
+
+    #[test]
+    fn the_journal_gets_the_length_of_a_text() {
+        let message = journal(Level::Error, "c1", "a\nb");
+        let head = b"PRIORITY=3\nSYSLOG_IDENTIFIER=c1\nMESSAGE\n\x03\0\0\0\0\0\0\0a\nb\n";
+        assert_eq!(message, head);
     }
 
     #[test]

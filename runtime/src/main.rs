@@ -7,6 +7,7 @@
 //!
 //! One process, one thread, no waiting but on events. It knows nothing of engines, pods or images.
 
+mod activation;
 mod cgroups;
 mod cli;
 mod command;
@@ -29,6 +30,7 @@ mod prepare;
 mod process_limits;
 mod reap;
 mod seal;
+mod socket;
 mod spec;
 mod state;
 mod sync;
@@ -40,6 +42,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use cgroups::Manager;
 use cli::{Line, Misuse, Values, What};
 use context::Context;
 use failure::{Failure, Result};
@@ -106,8 +109,12 @@ fn obey(program: &str, line: Line) -> u8 {
 }
 
 fn context(global: &Values) -> Result<Context> {
-    let debug = global.is_set("debug");
-    let log = Log::open(global.text("log"), global.text("log-format"), debug)?;
+    let log = Log::open(&log::Wanted {
+        target: global.text("log"),
+        format: global.text("log-format"),
+        level: global.text("log-level"),
+        debug: global.is_set("debug"),
+    })?;
     let given = global.text("root").filter(|root| !root.is_empty());
     let root = match given {
         Some(root) => absolute(Path::new(root))?,
@@ -118,13 +125,23 @@ fn context(global: &Values) -> Result<Context> {
             "option --root argument should not be set to /",
         ));
     }
-    let systemd_cgroup = global.is_set("systemd-cgroup");
     Ok(Context {
         root,
         root_given: given.is_some(),
-        systemd_cgroup,
+        manager: manager(global)?,
         log,
     })
+}
+
+/// runc's flag, or crun's.
+fn manager(global: &Values) -> Result<Manager> {
+    match global.text("cgroup-manager") {
+        None | Some("") if global.is_set("systemd-cgroup") => Ok(Manager::Systemd),
+        None | Some("" | "cgroupfs") => Ok(Manager::Cgroupfs),
+        Some("systemd") => Ok(Manager::Systemd),
+        Some("disabled") => Ok(Manager::Disabled),
+        Some(other) => Err(Failure::new(format!("unknown cgroup manager {other:?}"))),
+    }
 }
 
 fn default_root() -> PathBuf {

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
+use serde_json::value::RawValue;
 
 use crate::cgroups::{self, ContainerGroup, Entrance};
 use crate::context::Context;
@@ -18,9 +19,9 @@ use crate::plan::{self, Choices, HostFacts, InitPlan, NamespaceKind};
 use crate::prepare::{self, CgroupFolders, Sources};
 use crate::reap::reap;
 use crate::spec::Spec;
-use crate::state::{Folder, Own, RuncConfig, State};
+use crate::state::{Folder, Noted, Own, RuncConfig, State};
 use crate::sync::{self, Message, ParentEnd};
-use crate::{container, listener, messages, process_limits, time, user_namespace};
+use crate::{activation, container, listener, messages, process_limits, time, user_namespace};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Request<'a> {
     pub(crate) id: &'a str,
     /// Absolute.
     pub(crate) bundle: &'a Path,
+    /// Its configuration, absolute.
+    pub(crate) config: &'a Path,
     pub(crate) choices: Choices,
     pub(crate) preserved: u32,
     /// Where the terminal's master goes.
@@ -41,15 +44,13 @@ pub(crate) struct Created {
     pub(crate) child: Child,
 }
 
-/// Reads and parses `config.json` of a bundle.
-pub(crate) fn read_config(bundle: &Path) -> Result<Vec<u8>> {
-    let path = bundle.join("config.json");
-    std::fs::read(&path).attempt(|| format!("open {}", path.display()))
+/// Reads a `config.json`.
+pub(crate) fn read_config(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).attempt(|| format!("open {}", path.display()))
 }
 
-/// Parses the bytes of `config.json`.
-pub(crate) fn parse_config<'a>(bundle: &Path, bytes: &'a [u8]) -> Result<Spec<'a>> {
-    let path = bundle.join("config.json");
+/// Parses its bytes.
+pub(crate) fn parse_config<'a>(path: &Path, bytes: &'a [u8]) -> Result<Spec<'a>> {
     serde_json::from_slice(bytes)
         .map_err(|error| because(&format!("parse {}", path.display()), &error))
 }
@@ -88,7 +89,7 @@ pub(crate) fn create(context: &Context, spec: &Spec<'_>, request: &Request<'_>) 
     check_preserved(request.preserved)?;
     let linux = spec.linux.as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path.as_deref());
-    let group = ContainerGroup::plan(&host, context.systemd_cgroup, path, request.id)?;
+    let group = ContainerGroup::plan(&host, context.manager, path, request.id)?;
     let folder = Folder::of(&context.root, request.id)?;
     folder.reserve()?;
     let maker = Maker {
@@ -171,15 +172,12 @@ impl Maker<'_> {
     fn make(&self, cgroup_path: Option<&str>) -> Result<Created> {
         let hooks = AllHooks::of(&self.spec.hooks)?;
         let filter = self.filter()?;
-        self.folder.note_groups(&self.group.paths())?;
-        self.group.create()?;
-        // Before anybody is in it: on v1 device rules begin with denying everything, and the child
-        // must not try to make its nodes at that moment.
-        let resources = self.spec.linux.as_ref().and_then(|linux| linux.resources);
-        self.group.apply(resources)?;
-        let folders = self
-            .group
-            .mount_folders(cgroup_path.unwrap_or(self.request.id));
+        self.folder.note_groups(&Noted {
+            paths: self.group.paths(),
+            unit: self.group.unit(),
+        })?;
+        activation::make_folder(self.folder)?;
+        let folders = self.make_group(cgroup_path)?;
         let sources = prepare::sources(self.plan, CgroupFolders { own: &folders })?;
         self.folder.make_gate()?;
         let gate = open(
@@ -189,7 +187,11 @@ impl Maker<'_> {
         )
         .attempt(|| "open the gate".to_owned())?;
         let hook_state = self.hook_state();
-        let entrance = self.group.entrance()?;
+        let entrance = if self.group.needs_process() {
+            Entrance::Made
+        } else {
+            self.group.entrance()?
+        };
         let (child, near) = launch::first(&self.plan.namespaces, &sources, &entrance, |far| {
             let fds = Opened {
                 sources: &sources,
@@ -213,6 +215,35 @@ impl Maker<'_> {
                 Err(failure)
             }
         }
+    }
+
+    /// Makes the control group with its limits, unless that takes a process. Gives the folders
+    /// that a mount of type cgroup shows.
+    fn make_group(&self, path: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
+        if self.group.needs_process() {
+            return Ok(Vec::new());
+        }
+        self.group.create()?;
+        // Before anybody is in it: on v1 device rules begin with denying everything, and the child
+        // must not try to make its nodes at that moment.
+        self.group.apply(self.resources())?;
+        Ok(self.group.mount_folders(path.unwrap_or(self.request.id)))
+    }
+
+    /// Has systemd make the control group around the child, which waits for that.
+    fn start_group(&self, child: &Child, near: &ParentEnd) -> Result<()> {
+        if !self.group.needs_process() {
+            return Ok(());
+        }
+        let annotations = self.spec.annotations.iter();
+        let annotations = annotations.map(|(key, value)| (key.as_str(), value.as_str()));
+        self.group.start(child.pid, self.resources(), annotations)?;
+        self.group.apply(self.resources())?;
+        near.go()
+    }
+
+    fn resources(&self) -> Option<&RawValue> {
+        self.spec.linux.as_ref().and_then(|linux| linux.resources)
     }
 
     /// The child's side of the clone.
@@ -254,6 +285,7 @@ impl Maker<'_> {
         hooks: &AllHooks,
         hook_state: &HookState,
     ) -> Result<State> {
+        self.start_group(child, near)?;
         let namespaces = &self.plan.namespaces;
         if namespaces.is_new(NamespaceKind::User) {
             user_namespace::write_maps(child.pid, &namespaces.uid_maps, &namespaces.gid_maps)?;
@@ -351,6 +383,7 @@ impl Maker<'_> {
                 version: Own::version(),
                 oci_version: self.spec.oci_version.to_string(),
                 bundle,
+                config: Some(self.request.config.to_owned()),
                 annotations,
                 namespaces: NamespaceKind::all()
                     .filter(has)
@@ -363,11 +396,8 @@ impl Maker<'_> {
                     .linux
                     .as_ref()
                     .is_some_and(|linux| linux.seccomp.is_some()),
-                resources: self
-                    .spec
-                    .linux
-                    .as_ref()
-                    .and_then(|linux| linux.resources.map(ToOwned::to_owned)),
+                resources: self.resources().map(ToOwned::to_owned),
+                unit: self.group.unit(),
                 poststart: hooks::from_spec(&self.spec.hooks.poststart)?,
                 poststop: hooks::from_spec(&self.spec.hooks.poststop)?,
             },

@@ -60,6 +60,9 @@ pub(crate) struct Own {
     pub(crate) version: u32,
     pub(crate) oci_version: String,
     pub(crate) bundle: PathBuf,
+    /// Its `config.json`, which `exec` takes from what its flags do not say.
+    #[serde(default)]
+    pub(crate) config: Option<PathBuf>,
     pub(crate) annotations: BTreeMap<String, String>,
     /// `CLONE_NEW*` of all kinds that the container does not share with its maker.
     pub(crate) namespaces: i32,
@@ -71,6 +74,9 @@ pub(crate) struct Own {
     /// `linux.resources` as it holds now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resources: Option<Box<RawValue>>,
+    /// The unit of systemd that the control groups belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<String>,
     pub(crate) poststart: Vec<Hook>,
     pub(crate) poststop: Vec<Hook>,
 }
@@ -80,6 +86,13 @@ impl Own {
     pub(crate) fn version() -> u32 {
         VERSION
     }
+}
+
+/// `groups.json`.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Noted {
+    pub(crate) paths: BTreeMap<String, PathBuf>,
+    pub(crate) unit: Option<String>,
 }
 
 /// Why there is no state to be had.
@@ -164,15 +177,15 @@ impl Folder {
     }
 
     /// Notes control groups that are about to be made.
-    pub(crate) fn note_groups(&self, paths: &BTreeMap<String, PathBuf>) -> Result<()> {
-        let text = serde_json::to_vec(paths)
+    pub(crate) fn note_groups(&self, noted: &Noted) -> Result<()> {
+        let text = serde_json::to_vec(noted)
             .map_err(|error| because("write the control groups", &error))?;
         std::fs::write(self.groups(), text).attempt(|| format!("write {:?}", self.groups()))
     }
 
     /// What [`Folder::note_groups`] wrote; `None` if it was not, or not to its end, in which case
     /// there are no groups yet.
-    pub(crate) fn noted_groups(&self) -> Option<BTreeMap<String, PathBuf>> {
+    pub(crate) fn noted_groups(&self) -> Option<Noted> {
         serde_json::from_slice(&std::fs::read(self.groups()).ok()?).ok()
     }
 

@@ -10,29 +10,26 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
-    SocketFlags, SocketType, connect as connect_to, recvmsg, socket_with, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+    recvmsg, socketpair,
 };
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{
     OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
+use crate::activation::Readiness;
 use crate::failure::{Attempt, Failure, Result};
 use crate::messages;
 use crate::reap::{Ended, reap};
+use crate::socket;
 
 /// Bytes that are moved at once.
 const CHUNK: usize = 16 * 1024;
 
 /// Connects to the socket that gets the master of a terminal.
 pub(crate) fn connect(path: &str) -> Result<OwnedFd> {
-    let what = || format!("connect to console socket {path:?}");
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).attempt(what)?;
-    let address = SocketAddrUnix::new(path).attempt(what)?;
-    connect_to(&socket, &address).attempt(what)?;
-    Ok(socket)
+    socket::connect(path).attempt(|| format!("connect to console socket {path:?}"))
 }
 
 /// Where the master of a new terminal goes.
@@ -155,6 +152,7 @@ pub(crate) fn accompany(
     pidfd: &OwnedFd,
     signals: &OwnedFd,
     master: Option<&OwnedFd>,
+    mut readiness: Option<(Readiness, i32)>,
 ) -> Result<Ended> {
     let raw = master.map(|_| Raw::enter()).transpose()?;
     let mut relay = Relay {
@@ -166,8 +164,14 @@ pub(crate) fn accompany(
         copy_size(master);
     }
     loop {
-        let ready = relay.wait(pidfd, signals)?;
+        let reports = readiness.as_ref().map(|(readiness, _)| readiness.fd());
+        let ready = relay.wait(pidfd, signals, reports)?;
         relay.pass(ready);
+        if let Some((reports, pid)) = readiness.as_ref().filter(|_| ready.report)
+            && reports.pass(*pid)?
+        {
+            readiness = None;
+        }
         if ready.signal {
             forward(signals, pidfd, master)?;
         }
@@ -196,10 +200,16 @@ struct Ready {
     signal: bool,
     output: bool,
     input: bool,
+    report: bool,
 }
 
 impl Relay<'_> {
-    fn wait(&self, pidfd: &OwnedFd, signals: &OwnedFd) -> Result<Ready> {
+    fn wait(
+        &self,
+        pidfd: &OwnedFd,
+        signals: &OwnedFd,
+        reports: Option<BorrowedFd<'_>>,
+    ) -> Result<Ready> {
         let watch = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         // What is not watched stands for itself as the handle, and is not asked about below: a
         // descriptor that has hung up would report that without end.
@@ -210,14 +220,16 @@ impl Relay<'_> {
             watch(signals.as_fd()),
             watch(output.as_fd()),
             watch(input),
+            watch(reports.unwrap_or(pidfd.as_fd())),
         ];
         retry_on_intr(|| poll(&mut fds, None)).attempt(|| "wait for the container".to_owned())?;
-        let [end, signal, output, input] = fds.map(|fd| !fd.revents().is_empty());
+        let [end, signal, output, input, report] = fds.map(|fd| !fd.revents().is_empty());
         Ok(Ready {
             end,
             signal,
             output: output && self.output,
             input: input && self.input,
+            report: report && reports.is_some(),
         })
     }
 

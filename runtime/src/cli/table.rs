@@ -93,7 +93,19 @@ pub(super) const GLOBAL: &[Flag] = &[
         "log",
         "",
         "FILE",
-        "write the log there instead of standard error",
+        "write the log there (also journald:NAME, syslog:NAME) instead of standard error",
+    ),
+    value(
+        "log-level",
+        "",
+        "LEVEL",
+        "error, warning (the default) or debug",
+    ),
+    value(
+        "cgroup-manager",
+        "",
+        "MANAGER",
+        "cgroupfs (the default), systemd or disabled",
     ),
     value("log-format", "", "FORMAT", "text (the default) or json"),
     value(
@@ -113,6 +125,13 @@ const CONSOLE: Flag = value(
     "",
     "SOCKET",
     "unix socket that gets the master of the terminal",
+);
+const CONFIG: Flag = value("config", "f", "FILE", "name of config.json in the bundle");
+const PIDFD_SOCKET: Flag = value(
+    "pidfd-socket",
+    "",
+    "SOCKET",
+    "unix socket that gets a pidfd of the process",
 );
 const PID_FILE: Flag = value("pid-file", "", "FILE", "write the process id there");
 const NO_PIVOT: Flag = switch(
@@ -142,7 +161,16 @@ pub(crate) const VERBS: &[Verb] = &[
         summary: "create a container",
         usage: "CONTAINER",
         args: ONE,
-        flags: &[BUNDLE, CONSOLE, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE],
+        flags: &[
+            BUNDLE,
+            CONFIG,
+            CONSOLE,
+            PIDFD_SOCKET,
+            PID_FILE,
+            NO_PIVOT,
+            NO_KEYRING,
+            PRESERVE,
+        ],
         flags_anywhere: true,
     },
     Verb {
@@ -167,6 +195,13 @@ pub(crate) const VERBS: &[Verb] = &[
         },
         flags: &[
             CONSOLE,
+            PIDFD_SOCKET,
+            value(
+                "cgroup",
+                "",
+                "[CTRL,..:]PATH",
+                "run in this group below the container's (repeatable)",
+            ),
             value("cwd", "", "DIR", "working directory in the container"),
             value(
                 "env",
@@ -260,7 +295,9 @@ pub(crate) const VERBS: &[Verb] = &[
         args: ONE,
         flags: &[
             BUNDLE,
+            CONFIG,
             CONSOLE,
+            PIDFD_SOCKET,
             DETACH,
             switch("keep", "", "do not delete the container when it has ended"),
             PID_FILE,

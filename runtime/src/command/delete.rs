@@ -32,8 +32,8 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
 
 /// A maker that was killed half-way leaves a folder without a state, and perhaps a group.
 fn delete_half_made(folder: &Folder) -> Result<()> {
-    if let Some(paths) = folder.noted_groups() {
-        let group = ContainerGroup::open(&paths)?;
+    if let Some(noted) = folder.noted_groups() {
+        let group = ContainerGroup::open(&noted.paths, noted.unit.as_deref())?;
         group.kill()?;
         group.remove()?;
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{pid_file, preserved, shut_others_out};
+use super::{FURTHER, hand_over_pidfd, pid_file, preserved, shut_others_out};
 use crate::cli::Values;
 use crate::container::{Container, Status};
 use crate::context::Context;
@@ -16,7 +16,7 @@ use crate::{messages, parent, pid_file as pid, seal};
 
 pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result<u8> {
     seal::ensure()?;
-    let keep = preserved(values)?;
+    let keep = preserved(values, 0)?;
     shut_others_out(keep)?;
     parent::check_preserved(keep)?;
     let (id, command) = args
@@ -28,6 +28,8 @@ pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result
     let process = process(&bytes, values, command)?;
     let detached = values.is_set("detach");
     let console = Console::choose(values.text("console-socket"), process.terminal, detached)?;
+    let below: Vec<&str> = values.all("cgroup").collect();
+    let group = container.group()?.below(&below)?;
     let filter = stored_filter(&container)?;
     let pid_file = pid_file(values)?;
     let facts = parent::host_facts(false)?;
@@ -44,6 +46,8 @@ pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result
     let joining = Joining {
         container: &container,
         init: &init,
+        group: &group,
+        group_given: !below.is_empty(),
         process: &plan,
         filter: filter.as_ref(),
         console: console.socket(),
@@ -51,9 +55,10 @@ pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result
     };
     let child = joiner::join(context, &joining)?;
     let master = console.master()?;
+    hand_over_pidfd(values, &child.pidfd, FURTHER)?;
     pid::write(pid_file.as_deref(), child.pid)?;
     let Some(signals) = signals else { return Ok(0) };
-    let ended = terminal::accompany(&child.pidfd, &signals, master.as_ref())?;
+    let ended = terminal::accompany(&child.pidfd, &signals, master.as_ref(), None)?;
     Ok(u8::try_from(ended.code).unwrap_or(255))
 }
 
@@ -72,7 +77,11 @@ fn running(container: &Container, also_paused: bool) -> Result<OwnedFd> {
 fn process_bytes(container: &Container, values: &Values) -> Result<Vec<u8>> {
     match values.text("process") {
         Some(path) => std::fs::read(path).attempt(|| format!("read {path:?}")),
-        None => parent::read_config(&container.state.wrun.bundle),
+        None => {
+            let own = &container.state.wrun;
+            let usual = || own.bundle.join("config.json");
+            parent::read_config(&own.config.clone().unwrap_or_else(usual))
+        }
     }
 }
 

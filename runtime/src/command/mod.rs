@@ -1,5 +1,6 @@
 //! One verb a file. Each gets its flags and arguments and gives an exit status.
 
+mod bundle;
 mod create;
 mod delete;
 mod exec;
@@ -13,15 +14,14 @@ mod start;
 mod state;
 pub(crate) mod update;
 
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 
 use crate::cli::table::Verb;
 use crate::cli::{Values, Wrong};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
-use crate::parent::Request;
-use crate::plan::Choices;
-use crate::{features, print, state as kept};
+use crate::{features, print, socket, state as kept};
 
 impl From<kept::Error> for Failure {
     fn from(error: kept::Error) -> Failure {
@@ -76,15 +76,6 @@ fn show_features() -> Result<u8> {
     Ok(0)
 }
 
-/// `--bundle`, absolute.
-fn bundle(values: &Values) -> Result<PathBuf> {
-    let given = values
-        .text("bundle")
-        .filter(|dir| !dir.is_empty())
-        .unwrap_or(".");
-    std::fs::canonicalize(given).attempt(|| format!("find the bundle {given:?}"))
-}
-
 /// `--pid-file`, absolute.
 fn pid_file(values: &Values) -> Result<Option<PathBuf>> {
     let given = values.text("pid-file").filter(|path| !path.is_empty());
@@ -93,14 +84,23 @@ fn pid_file(values: &Values) -> Result<Option<PathBuf>> {
         .transpose()
 }
 
-/// Descriptors to keep: those asked for, and those of socket activation (sd_listen_fds(3)).
-fn preserved(values: &Values) -> Result<u32> {
-    let listen = std::env::var("LISTEN_FDS")
-        .ok()
-        .and_then(|count| count.parse::<u32>().ok());
-    let count = values
-        .number("preserve-fds")?
-        .saturating_add(listen.unwrap_or(0));
+/// What goes with a pidfd of a container's first process, and of a further one; runc's words.
+const INIT: &[u8] = b"standard";
+const FURTHER: &[u8] = b"setns";
+
+/// `--pidfd-socket`.
+fn hand_over_pidfd(values: &Values, pidfd: &OwnedFd, kind: &[u8]) -> Result<()> {
+    let Some(path) = values.text("pidfd-socket").filter(|path| !path.is_empty()) else {
+        return Ok(());
+    };
+    let what = || format!("send a pidfd to {path:?}");
+    let socket = socket::connect(path).attempt(what)?;
+    socket::send(&socket, kind, pidfd.as_fd()).attempt(what)
+}
+
+/// `--preserve-fds`, and `listening` more.
+fn preserved(values: &Values, listening: u32) -> Result<u32> {
+    let count = values.number("preserve-fds")?.saturating_add(listening);
     if count > MAX_PRESERVED {
         return Err(Failure::new(format!(
             "--preserve-fds: more than {MAX_PRESERVED}"
@@ -116,22 +116,4 @@ const MAX_PRESERVED: u32 = 4096;
 fn shut_others_out(preserved: u32) -> Result<()> {
     sys::process::close_on_exec_from(3 + preserved)
         .attempt(|| "mark inherited descriptors".to_owned())
-}
-
-fn request<'a>(
-    values: &Values,
-    id: &'a str,
-    bundle: &'a Path,
-    console: Option<&'a std::os::fd::OwnedFd>,
-) -> Result<Request<'a>> {
-    Ok(Request {
-        id,
-        bundle,
-        choices: Choices {
-            no_pivot: values.is_set("no-pivot"),
-            no_new_keyring: values.is_set("no-new-keyring"),
-        },
-        preserved: preserved(values)?,
-        console,
-    })
 }

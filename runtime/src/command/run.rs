@@ -1,9 +1,8 @@
 //! `run`: create and start, and stay until the end unless told otherwise.
 
-use std::os::fd::OwnedFd;
-
+use super::bundle::Bundle;
 use super::start::Until;
-use super::{bundle, pid_file, preserved, request, shut_others_out, start};
+use super::{INIT, hand_over_pidfd, pid_file, start};
 use crate::cli::Values;
 use crate::container::Container;
 use crate::context::Context;
@@ -14,11 +13,10 @@ use crate::{pid_file as pid, seal};
 
 pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     seal::ensure()?;
-    shut_others_out(preserved(values)?)?;
-    let (bundle, pid_file) = (bundle(values)?, pid_file(values)?);
+    let bundle = Bundle::of(context, values, id)?;
+    let pid_file = pid_file(values)?;
     let detached = values.is_set("detach");
-    let bytes = parent::read_config(&bundle)?;
-    let spec = parent::parse_config(&bundle, &bytes)?;
+    let spec = bundle.spec()?;
     let wants_terminal = spec
         .process
         .as_ref()
@@ -35,45 +33,34 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     } else {
         Some(terminal::block_signals()?)
     };
-    let request = request(values, id, &bundle, console.socket())?;
+    let request = bundle.request(values, console.socket());
     let Created { container, child } = parent::create(context, &spec, &request)?;
     let begun = console.master().and_then(|master| {
+        hand_over_pidfd(values, &child.pidfd, INIT)?;
         pid::write(pid_file.as_deref(), child.pid)?;
         let until = if detached {
             Until::Executed
         } else {
             Until::Released
         };
-        start::release(&container, until)?;
-        Ok(master)
+        let readiness = start::release(&container, until)?;
+        Ok((master, readiness))
     });
-    let master = match begun {
-        Ok(master) => master,
+    let (master, readiness) = match begun {
+        Ok(begun) => begun,
         Err(failure) => {
             remove(&container)?;
             return Err(failure);
         }
     };
-    let Some(signals) = signals else { return Ok(0) };
-    stay(
-        &container,
-        &child.pidfd,
-        &signals,
-        master.as_ref(),
-        values.is_set("keep"),
-    )
-}
-
-fn stay(
-    container: &Container,
-    pidfd: &OwnedFd,
-    signals: &OwnedFd,
-    master: Option<&OwnedFd>,
-    keep: bool,
-) -> Result<u8> {
-    let ended = terminal::accompany(pidfd, signals, master)?;
-    if !keep {
-        remove(container)?;
+    let Some(signals) = signals else {
+        start::await_readiness(&container, Some(&child.pidfd), readiness.as_ref())?;
+        return Ok(0);
+    };
+    let readiness = readiness.map(|readiness| (readiness, child.pid));
+    let ended = terminal::accompany(&child.pidfd, &signals, master.as_ref(), readiness)?;
+    if !values.is_set("keep") {
+        remove(&container)?;
     }
     Ok(u8::try_from(ended.code).unwrap_or(255))
 }

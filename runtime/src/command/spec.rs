@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 
-use super::bundle;
+use super::bundle::directory;
 use crate::cli::Values;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::features::OCI_VERSION;
@@ -14,7 +14,7 @@ use crate::features::OCI_VERSION;
 const TEMPLATE: &str = include_str!("spec.json");
 
 pub(super) fn run(values: &Values) -> Result<u8> {
-    let path = bundle(values)?.join("config.json");
+    let path = directory(values)?.join("config.json");
     let mut spec: Value =
         serde_json::from_str(TEMPLATE).map_err(|error| because("read the template", &error))?;
     spec["ociVersion"] = json!(OCI_VERSION);

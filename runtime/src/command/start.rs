@@ -6,6 +6,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
+use crate::activation::Readiness;
 use crate::container::{Container, Status};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result};
@@ -22,11 +23,27 @@ pub(super) fn run(context: &Context, id: &str) -> Result<u8> {
 /// Starts a container of which nothing is known but its state.
 fn start(container: &Container) -> Result<()> {
     match container.status()? {
-        Status::Created => release(container, Until::Executed),
+        Status::Created => {
+            let init = container.init()?;
+            let readiness = release(container, Until::Executed)?;
+            await_readiness(container, init.as_ref(), readiness.as_ref())
+        }
         Status::Stopped => Err(Failure::new("cannot start a container that has stopped")),
         Status::Running | Status::Paused => {
             Err(Failure::new("cannot start an already running container"))
         }
+    }
+}
+
+/// Stays until the container has told the service manager that it is ready, if there is one.
+pub(super) fn await_readiness(
+    container: &Container,
+    init: Option<&OwnedFd>,
+    readiness: Option<&Readiness>,
+) -> Result<()> {
+    match (readiness, init) {
+        (Some(readiness), Some(init)) => readiness.wait(init, container.state.init_process_pid),
+        _ => Ok(()),
     }
 }
 
@@ -40,7 +57,8 @@ pub(super) enum Until {
 }
 
 /// Opens the gate of a created container.
-pub(super) fn release(container: &Container, until: Until) -> Result<()> {
+pub(super) fn release(container: &Container, until: Until) -> Result<Option<Readiness>> {
+    let readiness = Readiness::listen(&container.folder)?;
     let gate = open_gate(container)?;
     std::fs::remove_file(container.folder.gate()).attempt(|| "remove the gate".to_owned())?;
     rustix::io::write(&gate, b"s").attempt(|| "open the gate".to_owned())?;
@@ -49,7 +67,7 @@ pub(super) fn release(container: &Container, until: Until) -> Result<()> {
         wait_for_exec(&gate)?;
     }
     if list.is_empty() {
-        return Ok(());
+        return Ok(readiness);
     }
     let state = container.hook_state(Status::Running);
     hooks::run_all("poststart", list, &state).map_err(|failure| {
@@ -58,7 +76,8 @@ pub(super) fn release(container: &Container, until: Until) -> Result<()> {
             Ok(()) => failure,
             Err(second) => Failure::new(format!("{failure} (and then: {second})")),
         }
-    })
+    })?;
+    Ok(readiness)
 }
 
 fn open_gate(container: &Container) -> Result<OwnedFd> {

@@ -3,12 +3,9 @@
 //! The slave comes from the master (`TIOCGPTPEER`), never from a path that the container could have
 //! something else under (CVE-2025-52565).
 
-use std::io::{IoSlice, Write as _};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, OFlags, fstat, fstatfs};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::ioctl_tiocsctty;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -81,20 +78,6 @@ fn bind_console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Result<()> {
 /// One message: the path of the slave, and the master beside it.
 fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<()> {
     let name = ptsname(master, Vec::new()).attempt(|| "name the terminal".to_owned())?;
-    let mut text = Vec::new();
-    let _never_fails = text.write_all(name.to_bytes());
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut beside = SendAncillaryBuffer::new(&mut space);
-    let fds = [master.as_fd()];
-    if !beside.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(Failure::new("send the terminal: no space for a descriptor"));
-    }
-    sendmsg(
-        socket,
-        &[IoSlice::new(&text)],
-        &mut beside,
-        SendFlags::NOSIGNAL,
-    )
-    .attempt(|| "send the terminal to the console socket".to_owned())?;
-    Ok(())
+    crate::socket::send(socket, name.to_bytes(), master.as_fd())
+        .attempt(|| "send the terminal to the console socket".to_owned())
 }

@@ -80,7 +80,7 @@ pub(crate) fn further(
     join: impl FnOnce() -> Result<()>,
 ) -> ! {
     let prepared = (|| {
-        errand.entrance.step_in()?;
+        errand.entrance.step_in(|| errand.sync.wait_for_go())?;
         process::be_untraceable()?;
         join()?;
         let root = rootfs::open_current()?;
@@ -113,7 +113,7 @@ pub(crate) fn further(
 /// Everything up to and with the new root.
 fn build(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<OwnedFd> {
     let FirstErrand { plan, sources, .. } = first;
-    errand.entrance.step_in()?;
+    errand.entrance.step_in(|| errand.sync.wait_for_go())?;
     // Folders that are made on the way must not depend on the caller's; the program gets its own.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if plan.namespaces.is_new(NamespaceKind::User) {

@@ -137,6 +137,16 @@ pub(crate) fn program(name: &str) -> Command {
     Command::new(name)
 }
 
+/// Asks again until it is so, for what gives no event to wait for; bounded by time.
+#[track_caller]
+pub(crate) fn until(mut so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !so() {
+        assert!(begun.elapsed().as_secs() < 30, "it did not become so");
+        std::thread::yield_now();
+    }
+}
+
 impl Bundle {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

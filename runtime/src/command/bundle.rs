@@ -1,0 +1,88 @@
+//! What `create` and `run` start from: a bundle, the flags, and what was inherited.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use super::{preserved, shut_others_out};
+use crate::activation;
+use crate::cli::Values;
+use crate::context::Context;
+use crate::failure::{Attempt, Result};
+use crate::parent::{self, Request};
+use crate::plan::Choices;
+use crate::spec::Spec;
+use crate::state::Folder;
+
+/// A bundle whose configuration has been read.
+#[derive(Debug)]
+pub(super) struct Bundle<'a> {
+    id: &'a str,
+    dir: PathBuf,
+    config: PathBuf,
+    bytes: Vec<u8>,
+    preserved: u32,
+    folder: Folder,
+}
+
+impl<'a> Bundle<'a> {
+    /// Reads it, and shuts out every inherited descriptor that the container is not to have.
+    pub(super) fn of(context: &Context, values: &Values, id: &'a str) -> Result<Bundle<'a>> {
+        let preserved = preserved(values, activation::listening())?;
+        shut_others_out(preserved)?;
+        let dir = directory(values)?;
+        let config = dir.join(config_name(values));
+        let bytes = parent::read_config(&config)?;
+        let folder = Folder::of(&context.root, id)?;
+        Ok(Bundle {
+            id,
+            dir,
+            config,
+            bytes,
+            preserved,
+            folder,
+        })
+    }
+
+    /// Its configuration, with what a service manager adds.
+    pub(super) fn spec(&self) -> Result<Spec<'_>> {
+        let mut spec = parent::parse_config(&self.config, &self.bytes)?;
+        activation::add_to(&mut spec, &self.folder);
+        Ok(spec)
+    }
+
+    /// What is to be made of it.
+    pub(super) fn request<'b>(
+        &'b self,
+        values: &Values,
+        console: Option<&'b OwnedFd>,
+    ) -> Request<'b> {
+        Request {
+            id: self.id,
+            bundle: &self.dir,
+            config: &self.config,
+            choices: Choices {
+                no_pivot: values.is_set("no-pivot"),
+                no_new_keyring: values.is_set("no-new-keyring"),
+            },
+            preserved: self.preserved,
+            console,
+        }
+    }
+}
+
+/// `--bundle`, absolute.
+pub(super) fn directory(values: &Values) -> Result<PathBuf> {
+    let given = values
+        .text("bundle")
+        .filter(|dir| !dir.is_empty())
+        .unwrap_or(".");
+    std::fs::canonicalize(given).attempt(|| format!("find the bundle {given:?}"))
+}
+
+/// `--config`.
+fn config_name(values: &Values) -> &str {
+    values
+        .text("config")
+        .filter(|name| !name.is_empty())
+        .unwrap_or("config.json")
+}
