@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::mux::{Incoming, Mux, Reader, Writer};
 use crate::outcome::Form;
 use crate::resize::Resizes;
-use crate::session::{Command, Streams, Wanted};
+use crate::session::{Command, Outcome, Streams, Wanted};
 
 /// How long a client may take to open the streams that it asked for.
 const STREAM_CREATION: Duration = Duration::from_secs(30);
@@ -76,10 +76,17 @@ type Gathered = HashMap<Role, (Reader, Writer)>;
 
 /// Serves a client that opens its streams by itself.
 pub(crate) async fn serve_opened(mux: &Mux, version: Version, command: Command) {
-    match timeout(STREAM_CREATION, gather(mux, command.wanted, version)).await {
-        Ok(Some(gathered)) => serve(gathered, version, command).await,
+    let mut gathered = Gathered::new();
+    let all = gather(mux, &mut gathered, command.wanted, version);
+    match timeout(STREAM_CREATION, all).await {
+        Ok(Some(())) => serve(gathered, version, command).await,
         Ok(None) => {}
-        Err(_) => tracing::debug!("a client did not open its streams in {STREAM_CREATION:?}"),
+        Err(_) => {
+            if let Some((_, error)) = gathered.remove(&Role::Error) {
+                let text = format!("not all streams were opened within {STREAM_CREATION:?}");
+                tell(error, &Outcome::Error(text), version).await;
+            }
+        }
     }
 }
 
@@ -102,8 +109,12 @@ fn announce(mux: &Mux, wanted: Wanted) {
 }
 
 /// Waits for exactly the expected streams; others are refused. None when the client left.
-async fn gather(mux: &Mux, wanted: Wanted, version: Version) -> Option<Gathered> {
-    let mut gathered = Gathered::new();
+async fn gather(
+    mux: &Mux,
+    gathered: &mut Gathered,
+    wanted: Wanted,
+    version: Version,
+) -> Option<()> {
     while Role::expected(wanted, version).any(|role| !gathered.contains_key(&role)) {
         let Incoming {
             stream,
@@ -120,11 +131,11 @@ async fn gather(mux: &Mux, wanted: Wanted, version: Version) -> Option<Gathered>
             _ => mux.refuse(stream),
         }
     }
-    Some(gathered)
+    Some(())
 }
 
 async fn serve(mut gathered: Gathered, version: Version, command: Command) {
-    let Some((_, mut error)) = gathered.remove(&Role::Error) else {
+    let Some((_, error)) = gathered.remove(&Role::Error) else {
         return;
     };
     // The halves that carry nothing stay open until the outcome is told: clients take the end of
@@ -138,9 +149,14 @@ async fn serve(mut gathered: Gathered, version: Version, command: Command) {
         resizes: resize.map(Resizes::new),
     };
     let outcome = command.target.run(streams).await;
+    tell(error, &outcome, version).await;
+    drop((stdin_back, resize_back));
+}
+
+/// The last thing that a client reads.
+async fn tell(mut error: Writer, outcome: &Outcome, version: Version) {
     tracing::debug!(?outcome, "a session is over");
     if let Err(problem) = error.write_all(&outcome.tell(version.form)).await {
         tracing::debug!(%problem, "the client left before it could read the outcome");
     }
-    drop((error, stdin_back, resize_back));
 }

@@ -11,6 +11,26 @@
 //!                                                    spdy, websocket (bytes in, events out)
 //! ```
 //!
+//! ```no_run
+//! use streaming::{Command, Config, Outcome, Server, Session, Streams, Wanted};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::bind(Config::default()).await?;
+//! let wanted = Wanted { stdin: true, stdout: true, stderr: false, tty: false };
+//! wanted.check()?;
+//! let target = Box::new(|streams: Streams| async move {
+//!     let (Some(mut stdin), Some(mut stdout)) = (streams.stdin, streams.stdout) else {
+//!         return Outcome::Error("both were asked for".to_owned());
+//!     };
+//!     match tokio::io::copy(&mut stdin, &mut stdout).await {
+//!         Ok(_) => Outcome::Exit(0),
+//!         Err(error) => Outcome::Error(error.to_string()),
+//!     }
+//! });
+//! let url = server.ticket(Session::Exec(Command { wanted, target }))?;
+//! # Ok(()) }
+//! ```
+//!
 //! # Who may have a session
 //!
 //! Who has its ticket: 128 random bits, used once, gone after a minute. There is nothing else,

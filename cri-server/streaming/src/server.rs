@@ -5,7 +5,7 @@ use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::mux::{Driver, Mux};
@@ -240,7 +240,7 @@ async fn expire(desk: Arc<Desk>) {
     loop {
         let next = desk.tickets().next_end();
         match next {
-            Some(end) => sleep_until(end.into()).await,
+            Some(end) => sleep_until(end).await,
             None => desk.issued.notified().await,
         }
         desk.tickets().expire(Instant::now());

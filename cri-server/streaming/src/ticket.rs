@@ -4,11 +4,12 @@
 //! It is looked up by a keyed hash, which tells nothing by its timing.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::time::Instant;
 
 use crate::session::Session;
 

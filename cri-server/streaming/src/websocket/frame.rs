@@ -83,13 +83,16 @@ impl State {
 
 impl Mask {
     fn remove(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let key = self.key.iter().cycle().skip(self.position % self.key.len());
+        let mut key = self.key;
+        key.rotate_left(self.position % self.key.len());
         self.position += bytes.len();
-        bytes
-            .iter()
-            .zip(key)
-            .map(|(byte, key)| byte ^ key)
-            .collect()
+        let mut plain = bytes.to_vec();
+        for word in plain.chunks_mut(key.len()) {
+            word.iter_mut()
+                .zip(key)
+                .for_each(|(byte, key)| *byte ^= key);
+        }
+        plain
     }
 }
 
