@@ -265,6 +265,18 @@ impl ContainerGroup {
         self.each("list the container's processes", Group::procs)
     }
 
+    /// What it uses.
+    pub(crate) fn stats(&self) -> Result<cgroup::Stats> {
+        self.required()?
+            .stats()
+            .map_err(|error| failed("read what the container uses", &error))
+    }
+
+    /// The file that counts processes killed for want of memory.
+    pub(crate) fn oom_counter(&self) -> Option<PathBuf> {
+        self.0.as_ref().and_then(Group::oom_counter)
+    }
+
     /// Removes it.
     pub(crate) fn remove(&self) -> Result<()> {
         self.each("remove the container's control groups", Group::remove)

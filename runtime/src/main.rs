@@ -23,6 +23,7 @@ mod launch;
 mod listener;
 mod log;
 mod messages;
+mod oom;
 mod parent;
 mod pid_file;
 mod plan;
@@ -102,7 +103,7 @@ fn obey(program: &str, line: Line) -> u8 {
                     return 1;
                 }
             };
-            return command::run(&context, verb, &values, &args);
+            return command::run(&context, program, verb, &values, &args);
         }
     }
     0

@@ -4,7 +4,9 @@
 //! boolean flags take `=true` and `=false`, short flags are not bundled. Flags may follow arguments,
 //! but not in `exec` and `ps`, where everything after the id belongs to another program.
 
+pub(crate) mod completion;
 pub(crate) mod help;
+pub(crate) mod man;
 pub(crate) mod table;
 
 use table::{Flag, GLOBAL, Kind, VERBS, Verb};

@@ -152,6 +152,12 @@ const PRESERVE: Flag = value(
 );
 const DETACH: Flag = switch("detach", "d", "do not wait for the process to end");
 
+const REGEX: Flag = switch(
+    "regex",
+    "r",
+    "CONTAINER is a regular expression for the ids of several",
+);
+
 const ONE: Count = Count { least: 1, most: 1 };
 
 /// All commands, in the order of the help.
@@ -174,15 +180,42 @@ pub(crate) const VERBS: &[Verb] = &[
         flags_anywhere: true,
     },
     Verb {
+        name: "completion",
+        summary: "write a completion script for a shell",
+        usage: "bash|zsh|fish",
+        args: ONE,
+        flags: &[],
+        flags_anywhere: true,
+    },
+    Verb {
         name: "delete",
         summary: "delete what is kept of a container",
         usage: "CONTAINER",
         args: ONE,
-        flags: &[switch(
-            "force",
-            "f",
-            "kill a running container first; none at all is fine",
-        )],
+        flags: &[
+            switch(
+                "force",
+                "f",
+                "kill a running container first; none at all is fine",
+            ),
+            REGEX,
+        ],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "events",
+        summary: "show what a container uses, and when it runs out of memory",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[
+            value(
+                "interval",
+                "",
+                "TIME",
+                "time between two reports (default 5s)",
+            ),
+            switch("stats", "", "one report, and end"),
+        ],
         flags_anywhere: true,
     },
     Verb {
@@ -242,7 +275,7 @@ pub(crate) const VERBS: &[Verb] = &[
         summary: "send a signal to the first process of a container",
         usage: "CONTAINER [SIGNAL]",
         args: Count { least: 1, most: 2 },
-        flags: &[switch("all", "a", "")],
+        flags: &[switch("all", "a", ""), REGEX],
         flags_anywhere: true,
     },
     Verb {
@@ -254,6 +287,14 @@ pub(crate) const VERBS: &[Verb] = &[
             value("format", "f", "FORMAT", "table (the default) or json"),
             switch("quiet", "q", "only ids"),
         ],
+        flags_anywhere: true,
+    },
+    Verb {
+        name: "man",
+        summary: "write the manual page",
+        usage: "",
+        args: Count { least: 0, most: 0 },
+        flags: &[],
         flags_anywhere: true,
     },
     Verb {

@@ -38,7 +38,7 @@ pub(super) fn run(context: &Context, values: &Values) -> Result<u8> {
     Ok(0)
 }
 
-fn all(context: &Context) -> Result<Vec<Container>> {
+pub(super) fn all(context: &Context) -> Result<Vec<Container>> {
     let root = &context.root;
     let entries = match std::fs::read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !context.root_given => {

@@ -3,12 +3,15 @@
 mod bundle;
 mod create;
 mod delete;
+mod events;
 mod exec;
+mod figures;
 mod kill;
 mod list;
 mod pause;
 mod ps;
 mod run;
+mod several;
 mod spec;
 mod start;
 mod state;
@@ -18,7 +21,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use crate::cli::table::Verb;
-use crate::cli::{Values, Wrong};
+use crate::cli::{Values, Wrong, completion, man};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::{features, print, socket, state as kept};
@@ -39,7 +42,13 @@ impl From<Wrong> for Failure {
 }
 
 /// Runs a command; its failure goes to the log, with the prefix that runc gives it.
-pub(crate) fn run(context: &Context, verb: &Verb, values: &Values, args: &[String]) -> u8 {
+pub(crate) fn run(
+    context: &Context,
+    program: &str,
+    verb: &Verb,
+    values: &Values,
+    args: &[String],
+) -> u8 {
     // The table requires an id wherever a command looks at the first argument.
     let id = args.first().map_or("", String::as_str);
     let (done, prefix, code) = match verb.name {
@@ -48,12 +57,18 @@ pub(crate) fn run(context: &Context, verb: &Verb, values: &Values, args: &[Strin
         "exec" => (exec::run(context, values, args), "exec failed: ", 255),
         "start" => (start::run(context, id), "", 1),
         "state" => (state::run(context, id), "", 1),
-        "kill" => (
-            kill::run(context, id, args.get(1).map(String::as_str)),
-            "",
-            1,
-        ),
-        "delete" => (delete::run(context, values, id), "", 1),
+        "kill" => {
+            let signal = args.get(1).map(String::as_str);
+            let kill = |id: &str| kill::run(context, id, signal);
+            (several::each(context, values, id, kill), "", 1)
+        }
+        "delete" => {
+            let delete = |id: &str| delete::run(context, values, id);
+            (several::each(context, values, id, delete), "", 1)
+        }
+        "events" => (events::run(context, values, id), "", 1),
+        "completion" => (show_completion(id, program), "", 1),
+        "man" => (show_manual(), "", 1),
         "list" => (list::run(context, values), "", 1),
         "ps" => (ps::run(context, values, args), "", 1),
         "pause" => (pause::pause(context, id), "", 1),
@@ -67,6 +82,18 @@ pub(crate) fn run(context: &Context, verb: &Verb, values: &Values, args: &[Strin
         context.log.error(&format!("{prefix}{failure}"));
         code
     })
+}
+
+/// `completion` and its shell, which is where other commands have the id.
+fn show_completion(shell: &str, program: &str) -> Result<u8> {
+    let script = completion::script(shell, program);
+    print(&script.ok_or_else(|| Failure::new(format!("{shell:?} is none of bash, zsh and fish")))?);
+    Ok(0)
+}
+
+fn show_manual() -> Result<u8> {
+    print(&man::page());
+    Ok(0)
 }
 
 fn show_features() -> Result<u8> {
