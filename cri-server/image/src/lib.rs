@@ -186,7 +186,7 @@ impl Store {
             platform: Platform::host(),
             pulls: Flights::default(),
             layer_flights: Flights::default(),
-            slots: Semaphore::new(pull::MAX_LAYERS_AT_ONCE),
+            slots: Semaphore::new(pull::layers_at_once()),
         }))
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::digest::Digest;
@@ -24,12 +24,22 @@ use crate::{Credentials, Error, Store};
 
 /// How deep lists of manifests may be nested.
 const MAX_NESTING: usize = 4;
-/// Most layers that are fetched and unpacked at the same time, over all images.
-pub(crate) const MAX_LAYERS_AT_ONCE: usize = 8;
-/// Parts of a layer that may wait to be unpacked; each is what one read of the socket gave.
-const MAX_WAITING_PARTS: usize = 64;
+/// Most and fewest layers that are fetched and unpacked at the same time, over all images.
+const MAX_LAYERS_AT_ONCE: usize = 8;
+const MIN_LAYERS_AT_ONCE: usize = 3;
+/// What of a layer may wait to be unpacked, in bytes.
+const MAX_WAITING: u32 = 1 << 20;
+/// In how many parts; each is what one read of the socket gave.
+const MAX_WAITING_PARTS: usize = 256;
 /// What a connection has to bring before a later failure counts as the first again, in bytes.
 const PROGRESS: u64 = 1 << 20;
+
+/// How many layers are worked on at the same time. More than there are processors only makes them
+/// all wait for each other, but one that waits for the network should not leave one idle.
+pub(crate) fn layers_at_once() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors + 1).clamp(MIN_LAYERS_AT_ONCE, MAX_LAYERS_AT_ONCE)
+}
 
 /// Gets an image and answers with its id.
 pub(crate) async fn pull(
@@ -160,6 +170,9 @@ async fn fetch_layers(
     diff_ids: &[Digest],
 ) -> Result<Vec<Arc<Lease>>, Error> {
     let wanted: BTreeMap<&Digest, &Descriptor> = diff_ids.iter().zip(layers).collect();
+    let mut wanted: Vec<_> = wanted.into_iter().collect();
+    // The largest first: begun last, it would be waited for alone.
+    wanted.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
     let mut fetches = JoinSet::new();
     for (diff_id, layer) in wanted {
         fetches.spawn(layer_of(
@@ -216,6 +229,7 @@ async fn fetch_layer(
             Parts {
                 receiver,
                 part: Bytes::new(),
+                room: None,
                 ended: false,
             },
             &promise,
@@ -230,16 +244,18 @@ async fn fetch_layer(
 
 /// A part of a layer as it is sent.
 enum Part {
-    Bytes(Bytes),
+    /// What came in; room for it is taken as long as it waits.
+    Bytes(Bytes, OwnedSemaphorePermit),
     End,
     Failed(Error),
 }
 
 /// Hands a layer on as it comes in. A connection that breaks is taken up again where it broke.
 async fn feed(repository: &Repository, layer: &Descriptor, sender: &mpsc::Sender<Part>) {
+    let room = Arc::new(Semaphore::new(MAX_WAITING as usize));
     let (mut done, mut counted_from, mut failures) = (0, 0, 0);
     let last = loop {
-        let broken = match feed_once(repository, layer, sender, &mut done).await {
+        let broken = match feed_once(repository, layer, sender, &room, &mut done).await {
             Ok(last) => break last,
             Err(broken) => broken,
         };
@@ -265,6 +281,7 @@ async fn feed_once(
     repository: &Repository,
     layer: &Descriptor,
     sender: &mpsc::Sender<Part>,
+    room: &Arc<Semaphore>,
     done: &mut u64,
 ) -> Result<Part, String> {
     let (mut response, start) = match repository.blob(&layer.digest, *done).await {
@@ -278,25 +295,45 @@ async fn feed_once(
         skip -= known;
         bytes = bytes.slice(usize::try_from(known).unwrap_or(bytes.len())..);
         *done += bytes.len() as u64;
-        if !bytes.is_empty() && sender.send(Part::Bytes(bytes)).await.is_err() {
+        if !bytes.is_empty() && !hand_on(bytes, sender, room).await {
             break;
         }
     }
     Ok(Part::End)
 }
 
+/// Waits for room; `false` if nobody takes it any more.
+async fn hand_on(bytes: Bytes, sender: &mpsc::Sender<Part>, room: &Arc<Semaphore>) -> bool {
+    let count = u32::try_from(bytes.len()).unwrap_or(MAX_WAITING);
+    let taken = Arc::clone(room).acquire_many_owned(count.min(MAX_WAITING));
+    tokio::select! {
+        permit = taken => match permit {
+            Ok(permit) => sender.send(Part::Bytes(bytes, permit)).await.is_ok(),
+            Err(_) => false,
+        },
+        () = sender.closed() => false,
+    }
+}
+
 /// The parts as one stream, for the thread that unpacks.
 struct Parts {
     receiver: mpsc::Receiver<Part>,
     part: Bytes,
+    /// The room that the current part takes.
+    room: Option<OwnedSemaphorePermit>,
     ended: bool,
 }
 
 impl Read for Parts {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.part.is_empty() && !self.ended {
+            // Given back before waiting: the next part may need all of it.
+            self.room = None;
             match self.receiver.blocking_recv() {
-                Some(Part::Bytes(bytes)) => self.part = bytes,
+                Some(Part::Bytes(bytes, room)) => {
+                    self.part = bytes;
+                    self.room = Some(room);
+                }
                 Some(Part::End) => self.ended = true,
                 Some(Part::Failed(error)) => return Err(io::Error::other(error)),
                 // Without an end the sender has gone: nobody wants the layer any more.

@@ -13,7 +13,7 @@ pub(crate) mod tar;
 mod tree;
 mod unpack;
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,12 +58,12 @@ pub(crate) fn build(
     promise: &Promise,
     target: Target,
 ) -> Result<Contents, Error> {
-    let (sender, receiver) = sync_channel(BUFFERS);
+    let (pipe, receiver, empty) = Pipe::new();
     let hopeless = AtomicBool::new(false);
     let (inflated, unpacked) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| unpack_stream(receiver, promise, target, &hopeless));
-        let inflated = inflate(Meter::new(source, promise), promise, &sender, &hopeless);
-        drop(sender);
+        let unpacking = scope.spawn(|| unpack_stream(receiver, empty, promise, target, &hopeless));
+        let inflated = inflate(Meter::new(source, promise), promise, &pipe, &hopeless);
+        drop(pipe);
         (
             inflated,
             unpacking.join().expect("unpacking does not panic"),
@@ -117,18 +117,45 @@ impl<R: Read> Read for Meter<R> {
 
 /// A piece of the tar, or the end of it. Without that end, the stream was cut.
 enum Piece {
-    Bytes(Vec<u8>),
+    Bytes(Filled),
     End,
+}
+
+/// A buffer, all of it initialised, and how much of it is content.
+struct Filled {
+    buffer: Box<[u8]>,
+    length: usize,
+}
+
+/// The inflating end: full buffers go out, emptied ones come back.
+struct Pipe {
+    full: SyncSender<Piece>,
+    empty: Receiver<Box<[u8]>>,
+}
+
+impl Pipe {
+    /// With the other end of both ways.
+    fn new() -> (Self, Receiver<Piece>, SyncSender<Box<[u8]>>) {
+        let (full, receiver) = sync_channel(BUFFERS);
+        // There are no more than these: giving one back never waits.
+        let (giving, empty) = sync_channel(BUFFERS);
+        for _ in 0..BUFFERS {
+            giving
+                .send(vec![0; BUFFER].into_boxed_slice())
+                .expect("the channel has room and both ends");
+        }
+        (Self { full, empty }, receiver, giving)
+    }
 }
 
 fn inflate(
     meter: Meter<impl Read>,
     promise: &Promise,
-    sender: &SyncSender<Piece>,
+    pipe: &Pipe,
     hopeless: &AtomicBool,
 ) -> Result<(), Error> {
     let mut decoder = Decoder::new(meter).map_err(source_error)?;
-    let pumped = pump(&mut decoder, promise, sender);
+    let pumped = pump(&mut decoder, promise, pipe);
     let mut meter = decoder.into_inner();
     match pumped {
         // The disk failed; the other thread tells how.
@@ -141,7 +168,7 @@ fn inflate(
     check_sent(meter, promise)?;
     if matches!(pumped?, Pumped::All) {
         // If nobody takes it, unpacking has failed and says so itself.
-        drop(sender.send(Piece::End));
+        drop(pipe.full.send(Piece::End));
     }
     Ok(())
 }
@@ -154,35 +181,43 @@ enum Pumped {
     Refused,
 }
 
-fn pump(
-    decoder: &mut impl Read,
-    promise: &Promise,
-    sender: &SyncSender<Piece>,
-) -> Result<Pumped, Error> {
+fn pump(decoder: &mut impl Read, promise: &Promise, pipe: &Pipe) -> Result<Pumped, Error> {
     let most = promise.sent.as_ref().map_or(u64::MAX, |(_, size)| {
         size.saturating_mul(MAX_RATIO).max(MAX_RATIO_FROM)
     });
     let mut total = 0;
-    loop {
-        let mut piece = Vec::with_capacity(BUFFER);
-        decoder
-            .by_ref()
-            .take(BUFFER as u64)
-            .read_to_end(&mut piece)
-            .map_err(source_error)?;
-        total += piece.len() as u64;
+    // Nothing comes back once the other thread has ended.
+    while let Ok(mut buffer) = pipe.empty.recv() {
+        let length = fill(decoder, &mut buffer).map_err(source_error)?;
+        total += length as u64;
         if total > most {
             return Err(Error::Corrupt(format!(
                 "it unpacks to more than {MAX_RATIO} times its length"
             )));
         }
-        if piece.is_empty() {
+        if length == 0 {
             return Ok(Pumped::All);
         }
-        if sender.send(Piece::Bytes(piece)).is_err() {
-            return Ok(Pumped::Refused);
+        let piece = Piece::Bytes(Filled { buffer, length });
+        if pipe.full.send(piece).is_err() {
+            break;
         }
     }
+    Ok(Pumped::Refused)
+}
+
+/// Fills a buffer, or as much of it as the source still has.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match source.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(length)
 }
 
 /// An error of ours comes back as it went in; any other is the decoder's.
@@ -212,37 +247,65 @@ fn check_sent(meter: Meter<impl Read>, promise: &Promise) -> Result<(), Error> {
     Ok(())
 }
 
-/// The tar, as it comes from the other thread.
+/// The tar, as it comes from the other thread. It is hashed piece by piece, as it arrives.
 struct Stream {
     receiver: Receiver<Piece>,
-    piece: io::Cursor<Vec<u8>>,
+    empty: SyncSender<Box<[u8]>>,
+    piece: Option<Filled>,
+    /// How much of the piece was taken.
+    taken: usize,
     hasher: Hasher,
     ended: bool,
 }
 
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let count = self.piece.read(buffer)?;
-            if count > 0 || self.ended {
-                self.hasher.update(&buffer[..count]);
-                return Ok(count);
+impl Stream {
+    fn next_piece(&mut self) -> io::Result<()> {
+        if let Some(used) = self.piece.take() {
+            // Nobody fills it any more once the other thread has ended.
+            drop(self.empty.send(used.buffer));
+        }
+        self.taken = 0;
+        match self.receiver.recv() {
+            Ok(Piece::Bytes(piece)) => {
+                self.hasher.update(&piece.buffer[..piece.length]);
+                self.piece = Some(piece);
             }
-            match self.receiver.recv() {
-                Ok(Piece::Bytes(bytes)) => self.piece = io::Cursor::new(bytes),
-                Ok(Piece::End) => self.ended = true,
-                Err(_) => {
-                    return Err(io::Error::other(Error::Corrupt(
-                        "the stream was cut".into(),
-                    )));
-                }
+            Ok(Piece::End) => self.ended = true,
+            Err(_) => {
+                let cut = Error::Corrupt("the stream was cut".into());
+                return Err(io::Error::other(cut));
             }
         }
+        Ok(())
+    }
+}
+
+impl BufRead for Stream {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let length = self.piece.as_ref().map_or(0, |piece| piece.length);
+        if self.taken == length && !self.ended {
+            self.next_piece()?;
+        }
+        let piece = self.piece.as_ref();
+        Ok(piece.map_or(&[], |piece| &piece.buffer[self.taken..piece.length]))
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.taken += count;
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
     }
 }
 
 fn unpack_stream(
     receiver: Receiver<Piece>,
+    empty: SyncSender<Box<[u8]>>,
     promise: &Promise,
     target: Target,
     hopeless: &AtomicBool,
@@ -250,7 +313,9 @@ fn unpack_stream(
     let hasher = promise.diff_id.hasher();
     let mut stream = Stream {
         receiver,
-        piece: io::Cursor::default(),
+        empty,
+        piece: None,
+        taken: 0,
         hasher,
         ended: false,
     };

@@ -6,7 +6,7 @@
 //! kernel documentation, overlayfs.rst).
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
@@ -23,8 +23,6 @@ use super::tree::{
 const MAX_ENTRIES: u64 = 10_000_000;
 /// What a file's length is rounded up to when sizes are added up, in bytes.
 const DISK_BLOCK: u64 = 4096;
-/// Size of the buffer through which content is copied, in bytes.
-const COPY_BUFFER: usize = 256 << 10;
 
 /// What was unpacked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +55,7 @@ pub(crate) enum UnpackError {
 }
 
 /// Unpacks `input` to its end into `tree`.
-pub(crate) fn unpack(input: impl Read, tree: Tree) -> Result<Contents, UnpackError> {
+pub(crate) fn unpack(input: impl BufRead, tree: Tree) -> Result<Contents, UnpackError> {
     let mut archive = Archive::new(input);
     let mut unpacker = Unpacker {
         tree,
@@ -67,7 +65,6 @@ pub(crate) fn unpack(input: impl Read, tree: Tree) -> Result<Contents, UnpackErr
             ..Contents::default()
         },
         folder_times: BTreeMap::new(),
-        buffer: vec![0; COPY_BUFFER],
     };
     let mut count = 0;
     while let Some(entry) = archive.next_entry()? {
@@ -122,11 +119,10 @@ struct Unpacker {
     contents: Contents,
     /// Set at the end: making something in a folder changes its time.
     folder_times: BTreeMap<Vec<u8>, (i64, u32)>,
-    buffer: Vec<u8>,
 }
 
 impl Unpacker {
-    fn entry(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), Fault> {
+    fn entry(&mut self, entry: &Entry, content: &mut Archive<impl BufRead>) -> Result<(), Fault> {
         match place(&entry.path).map_err(Fault::Refused)? {
             Place::Ignored => Ok(()),
             Place::Root if entry.kind == Kind::Dir => {
@@ -142,7 +138,12 @@ impl Unpacker {
         }
     }
 
-    fn member(&mut self, entry: &Entry, spot: &Spot, content: &mut impl Read) -> Result<(), Fault> {
+    fn member(
+        &mut self,
+        entry: &Entry,
+        spot: &Spot,
+        content: &mut Archive<impl BufRead>,
+    ) -> Result<(), Fault> {
         match entry.kind {
             Kind::Dir => {
                 let folder = self.tree.make_dir(spot)?;
@@ -177,30 +178,22 @@ impl Unpacker {
         Ok(())
     }
 
-    fn file(&mut self, entry: &Entry, spot: &Spot, content: &mut impl Read) -> Result<(), Fault> {
+    fn file(
+        &mut self,
+        entry: &Entry,
+        spot: &Spot,
+        content: &mut Archive<impl BufRead>,
+    ) -> Result<(), Fault> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = self.tree.make(spot, "create the file", |parent, name| {
             openat(parent, name, flags, Mode::from_raw_mode(0o600))
         })?;
         self.count(entry.size.div_ceil(DISK_BLOCK) * DISK_BLOCK);
-        self.copy(entry.size, content, &file)?;
+        copy(content, entry.size, &file)?;
         set_attributes(&file, &attributes(entry))?;
         set_xattrs(&file, &entry.xattrs)?;
         futimens(&file, &times(entry.mtime)).map_err(|errno| Fault::Disk(errno.into()))
-    }
-
-    fn copy(&mut self, size: u64, content: &mut impl Read, file: &OwnedFd) -> Result<(), Fault> {
-        let mut left = size;
-        while left > 0 {
-            let count = content.read(&mut self.buffer).map_err(Fault::Source)?;
-            if count == 0 {
-                return Err(Fault::Refused("the archive ends within it".into()));
-            }
-            write_all(file, &self.buffer[..count]).map_err(Fault::Disk)?;
-            left -= count as u64;
-        }
-        Ok(())
     }
 
     fn symlink(&mut self, entry: &Entry, spot: &Spot) -> Result<(), Fault> {
@@ -337,6 +330,22 @@ fn attributes(entry: &Entry) -> Attributes {
         uid: entry.uid,
         gid: entry.gid,
     }
+}
+
+/// Writes the content from where it lies: it is not copied on its way.
+fn copy(content: &mut Archive<impl BufRead>, size: u64, file: &OwnedFd) -> Result<(), Fault> {
+    let mut left = size;
+    while left > 0 {
+        let bytes = content.peek().map_err(Fault::Source)?;
+        if bytes.is_empty() {
+            return Err(Fault::Refused("the archive ends within it".into()));
+        }
+        write_all(file, bytes).map_err(Fault::Disk)?;
+        let count = bytes.len();
+        content.take_peeked(count);
+        left -= count as u64;
+    }
+    Ok(())
 }
 
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {

@@ -9,7 +9,7 @@
 mod header;
 mod pax;
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 pub(crate) use header::Kind;
 use header::{BLOCK, Header, TypeFlag};
@@ -183,6 +183,24 @@ impl<R: Read> Archive<R> {
             }
         }
         Ok(true)
+    }
+}
+
+impl<R: BufRead> Archive<R> {
+    /// Content of the current entry as it lies in the source's buffer; empty at its end.
+    pub(crate) fn peek(&mut self) -> io::Result<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let buffered = self.input.fill_buf()?;
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        Ok(&buffered[..buffered.len().min(most)])
+    }
+
+    /// Takes what was peeked at, or a part of it.
+    pub(crate) fn take_peeked(&mut self, count: usize) {
+        self.input.consume(count);
+        self.left -= count as u64;
     }
 }
 
