@@ -45,8 +45,8 @@ pub enum Error {
     /// The systemd driver was asked for where systemd does not run.
     #[error("systemd not running on this host, cannot use systemd cgroups manager")]
     NoSystemd,
-    /// The systemd driver was asked for on a v1 host.
-    #[error("the systemd cgroup driver needs cgroup v2; use cgroupfs")]
+    /// An ordinary user asked for the systemd driver on a v1 host.
+    #[error("the systemd of an ordinary user makes no cgroups on v1; use cgroupfs")]
     SystemdV1,
     /// A scope cannot be made before the process that it is for.
     #[error("make scope {0}: systemd makes it only with a process in it")]

@@ -111,11 +111,28 @@ impl Group {
             self.create()?;
             return self.enter(process);
         };
-        let mut all = systemd::limits(resources)?;
+        let mut all = self.limits_for_systemd(resources)?;
+        if matches!(self.kind, Kind::V1(_)) {
+            let rules = devices::rules(resources.devices().as_deref().unwrap_or_default())?;
+            let majors = std::fs::read_to_string("/proc/devices").unwrap_or_default();
+            all.extend(systemd::devices_v1(&devices::lists(&rules)?, &majors));
+        }
         all.extend_from_slice(properties);
         unit.start(Some(process), &all)?;
-        // The controllers that systemd does not hand down: hugetlb, rdma, misc.
-        self.make().map(drop)
+        // The controllers that systemd does not hand down: hugetlb, rdma, misc; on v1 its
+        // hierarchies that systemd does not use: cpuset, freezer and more.
+        self.make()?;
+        self.dirs()
+            .into_iter()
+            .filter(|dir| signal::own_procs(dir).is_ok_and(|inside| !inside.contains(&process)))
+            .try_for_each(|dir| dir.write("cgroup.procs", &process.to_string()))
+    }
+
+    fn limits_for_systemd(&self, resources: &LinuxResources) -> Result<Vec<Property>, Error> {
+        match self.kind {
+            Kind::V1(_) => systemd::limits_v1(resources),
+            Kind::V2 { .. } => systemd::limits(resources),
+        }
     }
 
     /// The group's directories by v1 controller; on v2 one, under the empty name.
@@ -278,7 +295,7 @@ impl Group {
     /// As [`Group::apply`].
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         if let Some(unit) = &self.unit {
-            unit.set(&systemd::limits(resources)?)?;
+            unit.set(&self.limits_for_systemd(resources)?)?;
         }
         self.limit(resources)
     }

@@ -106,13 +106,17 @@ impl Host {
     /// # Errors
     ///
     /// As [`Host::group`]; [`Error::NoSystemd`] and [`Error::SystemdV1`] where there is no
-    /// systemd for it; [`Error::Bus`] if an ordinary user's cannot be asked for its place.
+    /// systemd for it (v1 has none for ordinary users); [`Error::Bus`] if an ordinary user's cannot be asked for its place.
     pub fn group_by(&self, driver: Driver, path: &str) -> Result<Group, Error> {
         match driver {
             Driver::Cgroupfs => self.group(path),
             Driver::Systemd => {
                 let (unit, path) = Unit::plan(path)?;
                 match self {
+                    Self::V1(hierarchies) if unit.is_of_the_machine() => {
+                        let dirs = hierarchies.dirs(&path.to_string_lossy());
+                        Ok(Group::v1(dirs).managed_by(unit))
+                    }
                     Self::V1(_) => Err(Error::SystemdV1),
                     Self::V2 { mount, .. } => {
                         Ok(Group::v2(mount, below(mount, &path)).managed_by(unit))

@@ -6,7 +6,7 @@
     reason = "the whole file is a test, its helpers too"
 )]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use cgroup::{Driver, Error, Group, Host, Property};
@@ -15,15 +15,24 @@ use oci_spec::runtime::LinuxResources;
 /// None if this machine has no systemd for us; the test then prints that and returns.
 fn host() -> Option<Host> {
     let host = Host::detect().unwrap();
-    if Path::new("/run/systemd/system").is_dir() && host.is_v2() {
+    if Path::new("/run/systemd/system").is_dir() {
         return Some(host);
     }
-    println!("skipped: needs systemd on cgroup v2");
+    println!("skipped: needs systemd");
     None
+}
+
+fn v2() -> Option<Host> {
+    let host = host()?;
+    if !host.is_v2() {
+        println!("skipped: needs systemd on cgroup v2");
+    }
+    host.is_v2().then_some(host)
 }
 
 /// A scope with a process in it, which both go when the test ends.
 struct Scope {
+    is_v2: bool,
     name: String,
     group: Group,
     child: Child,
@@ -42,7 +51,12 @@ impl Scope {
             .spawn()
             .unwrap();
         let name = format!("cg-{name}.scope");
-        Some(Self { name, group, child })
+        Some(Self {
+            is_v2: host.is_v2(),
+            name,
+            group,
+            child,
+        })
     }
 
     fn pid(&self) -> i32 {
@@ -59,8 +73,14 @@ impl Scope {
         systemctl(&["show", "--value", "--property", property, &self.name])
     }
 
+    fn dir(&self) -> PathBuf {
+        let paths = self.group.paths();
+        let dir = paths.get("").or_else(|| paths.get("devices"));
+        dir.unwrap().clone()
+    }
+
     fn read(&self, file: &str) -> String {
-        let path = self.group.paths()[""].join(file);
+        let path = self.dir().join(file);
         std::fs::read_to_string(path).unwrap().trim().to_owned()
     }
 
@@ -86,9 +106,15 @@ fn resources_of(json: &str) -> LinuxResources {
     serde_json::from_str(json).unwrap()
 }
 
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 fn systemctl(arguments: &[&str]) -> String {
+    let whose = if user() == 0 { "--system" } else { "--user" };
     #[expect(clippy::disallowed_methods, reason = "a test's own child")]
-    let output = Command::new("systemctl").args(arguments).output().unwrap();
+    let mut command = Command::new("systemctl");
+    let output = command.arg(whose).args(arguments).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -101,11 +127,19 @@ fn a_scope_lives_and_ends() {
     assert_eq!(scope.group.unit(), Some(scope.name.as_str()));
     assert!(matches!(scope.group.create(), Err(Error::NeedsProcess(_))));
     scope.start("{}", &[]).unwrap();
-    let expect = format!(
-        "/sys/fs/cgroup/wherry.slice/wherry-test.slice/{}",
-        scope.name
-    );
-    assert_eq!(scope.group.paths()[""], Path::new(&expect));
+    let above = match (scope.is_v2, user()) {
+        (true, 0) => "/sys/fs/cgroup".to_owned(),
+        (true, user) => {
+            format!("/sys/fs/cgroup/user.slice/user-{user}.slice/user@{user}.service")
+        }
+        (false, _) => "/sys/fs/cgroup/devices".to_owned(),
+    };
+    let expect = format!("{above}/wherry.slice/wherry-test.slice/{}", scope.name);
+    assert_eq!(scope.dir(), Path::new(&expect));
+    for dir in scope.group.paths().values() {
+        let inside = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+        assert_eq!(inside.trim(), scope.pid().to_string(), "{}", dir.display());
+    }
     assert_eq!(scope.group.procs().unwrap(), [scope.pid()]);
     assert_eq!(scope.shown("ActiveState"), "active");
     assert_eq!(scope.shown("Delegate"), "yes");
@@ -122,6 +156,9 @@ fn a_scope_lives_and_ends() {
 
 #[test]
 fn limits_are_systemds_and_the_kernels() {
+    if v2().is_none() {
+        return;
+    }
     let Some(scope) = Scope::plan("limits") else {
         return;
     };
@@ -148,6 +185,9 @@ fn limits_are_systemds_and_the_kernels() {
 
 #[test]
 fn updates_reach_both() {
+    if v2().is_none() {
+        return;
+    }
     let Some(scope) = Scope::plan("updates") else {
         return;
     };
@@ -241,7 +281,7 @@ fn a_failed_scope_is_forgotten() {
 
 #[test]
 fn a_slice_needs_no_process() {
-    let Some(host) = host() else { return };
+    let Some(host) = v2() else { return };
     let name = format!("wherry-test-{}.slice", std::process::id());
     let path = format!("wherry-test.slice::{name}");
     let group = host.group_by(Driver::Systemd, &path).unwrap();
@@ -268,11 +308,88 @@ fn devices_stay_confined_over_a_reload() {
     scope.start("{}", &[]).unwrap();
     scope.group.apply(&resources_of("{}")).unwrap();
     systemctl(&["daemon-reload"]);
-    let path = scope.group.paths()[""].join("cgroup.procs");
+    let path = scope.dir().join("cgroup.procs");
     let script = format!("echo 0 >{}; exec 3</dev/kmsg", path.display());
     #[expect(clippy::disallowed_methods, reason = "a test's own child")]
     let output = Command::new("sh").args(["-c", &script]).output().unwrap();
     assert!(!output.status.success(), "/dev/kmsg is not for containers");
+}
+
+#[test]
+fn limits_on_v1() {
+    let Some(host) = host() else { return };
+    if host.is_v2() {
+        return println!("skipped: needs systemd on cgroup v1");
+    }
+    let Some(scope) = Scope::plan("v1") else {
+        return;
+    };
+    let json = r#"{"cpu":{"shares":512,"quota":12345},"pids":{"limit":32}}"#;
+    scope.start(json, &[]).unwrap();
+    assert_eq!(scope.shown("CPUShares"), "512");
+    assert_eq!(scope.shown("TasksMax"), "32");
+    assert_eq!(scope.shown("DevicePolicy"), "strict");
+    scope.group.apply(&resources_of(json)).unwrap();
+    systemctl(&["daemon-reload"]);
+    let read = |controller, file| {
+        let path = scope.group.paths()[controller].join(file);
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    };
+    assert_eq!(read("cpu", "cpu.shares"), "512");
+    assert_eq!(read("pids", "pids.max"), "32");
+    let devices = read("devices", "devices.list");
+    assert!(
+        devices.contains("c 1:3 rwm") && devices.contains("c 136:* rwm"),
+        "{devices}"
+    );
+    assert!(!devices.contains("a *:*"), "{devices}");
+}
+
+/// The systemd of a user, started for the test.
+struct UsersSystemd {
+    service: String,
+    program: PathBuf,
+}
+
+impl Drop for UsersSystemd {
+    fn drop(&mut self) {
+        systemctl(&["stop", &self.service]);
+        drop(std::fs::remove_file(&self.program));
+    }
+}
+
+/// As nobody, this program's own first test.
+#[test]
+fn a_user_asks_the_users_systemd() {
+    const NOBODY: u32 = 65_534;
+    if v2().is_none() {
+        return;
+    }
+    let run = format!("/run/user/{NOBODY}");
+    if user() != 0 || Path::new(&run).exists() {
+        return println!("skipped: needs root, and no session of nobody");
+    }
+    let users = UsersSystemd {
+        service: format!("user@{NOBODY}.service"),
+        program: PathBuf::from(format!("/run/wherry-test-{}", std::process::id())),
+    };
+    // Nobody may not come where this program lies.
+    std::fs::copy(std::env::current_exe().unwrap(), &users.program).unwrap();
+    systemctl(&["start", &users.service]);
+    if !Path::new(&run).join("systemd/private").exists() {
+        return println!("skipped: needs {}", users.service);
+    }
+    #[expect(clippy::disallowed_methods, reason = "a test's own child")]
+    let mut command = Command::new("systemd-run");
+    command.args(["--quiet", "--pipe", "--wait"]);
+    command.arg(format!("--uid={NOBODY}"));
+    command.arg(format!("--slice=user-{NOBODY}.slice"));
+    command.arg(format!("--setenv=XDG_RUNTIME_DIR={run}"));
+    command.arg(&users.program).arg("a_scope_lives_and_ends");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use self::bus::{Bus, JOB_REMOVED, MANAGER, MANAGER_PATH, Manager, SYSTEMD};
 use self::message::{Call, Received, Value};
 use self::names::Names;
 pub use self::properties::Property;
-pub(crate) use self::properties::limits;
+pub(crate) use self::properties::{devices_v1, limits, limits_v1};
 use crate::Error;
 
 /// Is there where systemd is the init system (sd_booted(3)).
@@ -63,6 +63,11 @@ impl Unit {
             manager,
         };
         Ok((unit, above.join(below)))
+    }
+
+    /// Whether it is the machine's, not a user's.
+    pub(crate) fn is_of_the_machine(&self) -> bool {
+        self.manager == Manager::System
     }
 
     /// A unit that exists.

@@ -3,6 +3,7 @@
 
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
+use crate::devices::Lists;
 use crate::systemd::message::Value;
 use crate::systemd::variant;
 use crate::{Error, convert};
@@ -94,10 +95,11 @@ fn microseconds(seconds: &Value) -> Option<u64> {
     whole.checked_mul(SECOND)
 }
 
-/// The limits of `resources` that systemd can keep; the others are the group's own files' alone.
+/// The limits of `resources` that systemd can keep on v2; the others are the group's own files'
+/// alone.
 ///
-/// Device rules are not among them: on v2 the group's own program is the filter, and a second one
-/// by systemd would be asked at every open besides.
+/// Device rules are not among them: the group's own program is the filter, and a second one by
+/// systemd would be asked at every open besides.
 pub(crate) fn limits(resources: &LinuxResources) -> Result<Vec<Property>, Error> {
     let mut properties = Vec::new();
     if let Some(memory) = resources.memory() {
@@ -120,6 +122,71 @@ pub(crate) fn limits(resources: &LinuxResources) -> Result<Vec<Property>, Error>
         properties.extend(unified(file, value)?);
     }
     Ok(properties)
+}
+
+/// The limits that systemd can keep on v1.
+pub(crate) fn limits_v1(resources: &LinuxResources) -> Result<Vec<Property>, Error> {
+    let mut properties = Vec::new();
+    let memory = resources.memory().as_ref();
+    if let Some(limit) = memory.and_then(|m| convert::limit(m.limit().unwrap_or(0))) {
+        properties.push(Property::new("MemoryMax", number("memory", &limit)?));
+    }
+    if let Some(cpu) = resources.cpu() {
+        // systemd's own way from weight to shares is not the kernel's users'.
+        let shares = cpu.shares().filter(|shares| *shares != 0);
+        properties.extend(shares.map(|shares| Property::new("CPUShares", Value::U64(shares))));
+        let (quota, period) = (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0));
+        if quota != 0 || period != 0 {
+            properties.extend(quota_limits(u64::try_from(quota).unwrap_or(0), period));
+        }
+    }
+    if let Some(pids) = resources.pids() {
+        let limit = number("pids.max", &convert::pids(pids.limit()))?;
+        properties.push(Property::new("TasksMax", limit));
+    }
+    Ok(properties)
+}
+
+/// v1's lists of devices as systemd keeps them: without these it would open all devices at its
+/// next reload. `majors` is /proc/devices.
+pub(crate) fn devices_v1(lists: &Lists, majors: &str) -> [Property; 2] {
+    let policy = if lists.allow { "auto" } else { "strict" };
+    let exceptions = lists.exceptions.iter().filter(|_| !lists.allow);
+    let allowed: Vec<Value> = exceptions
+        .filter_map(|line| device(line, majors))
+        .map(|(device, access)| Value::Struct(vec![Value::Text(device), Value::text(access)]))
+        .collect();
+    [
+        Property::new("DevicePolicy", Value::text(policy)),
+        Property::new("DeviceAllow", Value::Array("(ss)".to_owned(), allowed)),
+    ]
+}
+
+/// `c 1:3 rw` to systemd's name and the access. A minor number of every major has no name there,
+/// nor has a major without a driver.
+fn device<'a>(line: &'a str, majors: &str) -> Option<(String, &'a str)> {
+    let mut words = line.split(' ');
+    let (kind, heading) = match words.next()? {
+        "b" => ("block", "Block devices:"),
+        _ => ("char", "Character devices:"),
+    };
+    let (major, minor) = words.next()?.split_once(':')?;
+    let access = words.next()?;
+    let name = match (major, minor) {
+        ("*", "*") => format!("{kind}-*"),
+        ("*", _) => return None,
+        (major, "*") => format!("{kind}-{}", driver(heading, major, majors)?),
+        (major, minor) => format!("/dev/{kind}/{major}:{minor}"),
+    };
+    Some((name, access))
+}
+
+/// The driver of a major number in /proc/devices, where each kind has a heading.
+fn driver<'a>(heading: &str, major: &str, majors: &'a str) -> Option<&'a str> {
+    let list = majors.lines().skip_while(|line| *line != heading).skip(1);
+    list.take_while(|line| !line.is_empty())
+        .filter_map(|line| line.trim_start().split_once(' '))
+        .find_map(|(number, name)| (number == major).then_some(name))
 }
 
 fn memory_limits(memory: &LinuxMemory) -> Result<Vec<Property>, Error> {
@@ -335,6 +402,34 @@ mod tests {
                 ("CPUQuotaPerSecUSec", Value::U64(500_000)),
             ],
         );
+    }
+
+    #[test]
+    fn limits_of_v1() {
+        let json = r#"{"cpu":{"shares":1024},"memory":{"limit":100,"swap":50}}"#;
+        let limits = limits_v1(&serde_json::from_str(json).unwrap()).unwrap();
+        let expect = [
+            Property::new("MemoryMax", Value::U64(100)),
+            Property::new("CPUShares", Value::U64(1024)),
+        ];
+        assert_eq!(limits, expect);
+    }
+
+    #[test]
+    fn devices_of_v1() {
+        let majors = "Character devices:\n  1 mem\n136 pts\n\nBlock devices:\n  8 sd\n";
+        let check = |line: &str, expect: Option<(&str, &str)>| {
+            let name = device(line, majors);
+            let name = name.as_ref().map(|(name, access)| (name.as_str(), *access));
+            assert_eq!(name, expect, "{line}");
+        };
+        check("c 1:3 rwm", Some(("/dev/char/1:3", "rwm")));
+        check("b 8:0 r", Some(("/dev/block/8:0", "r")));
+        check("c 136:* rw", Some(("char-pts", "rw")));
+        check("b 8:* m", Some(("block-sd", "m")));
+        check("b 1:* m", None);
+        check("c *:* m", Some(("char-*", "m")));
+        check("c *:3 m", None);
     }
 
     #[test]
