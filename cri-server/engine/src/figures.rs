@@ -41,6 +41,21 @@ pub struct Figures {
     pub sockets: u64,
     /// Soft limit of open files of its first process.
     pub open_files_soft: u64,
+    /// The file system of its writable layer.
+    pub disk: Disk,
+}
+
+/// A file system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// Its device, `/dev/...` if it has a name there.
+    pub device: String,
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// Inodes that it can have.
+    pub inodes: u64,
+    /// Inodes that are free.
+    pub inodes_free: u64,
 }
 
 /// What was read from, or written to, a device.
@@ -50,6 +65,8 @@ pub struct Io {
     pub major: u32,
     /// Minor number.
     pub minor: u32,
+    /// Its name, `/dev/...` if it has one.
+    pub device: String,
     /// `Read` or `Write`.
     pub operation: &'static str,
     /// Bytes.
@@ -81,12 +98,42 @@ pub(crate) fn read(engine: &Inner, container: &Container) -> Result<Figures, Err
         files if files.0.contains_key("") => read_v2(&files),
         files => read_v1(&files),
     };
+    for io in &mut figures.io {
+        io.device = device_name(io.major, io.minor);
+    }
+    figures.disk = disk(engine.images.mountpoint());
     figures.processes = u64::try_from(processes.len()).unwrap_or(u64::MAX);
     count_descriptors(&processes, &mut figures);
     if let Some(first) = container.pid {
         figures.open_files_soft = soft_limit(&text(Path::new(&format!("/proc/{first}/limits"))));
     }
     Ok(figures)
+}
+
+/// A file system whose figures cannot be had has none.
+fn disk(path: &Path) -> Disk {
+    let (Ok(stat), Ok(file)) = (rustix::fs::statvfs(path), rustix::fs::stat(path)) else {
+        return Disk::default();
+    };
+    Disk {
+        device: device_name(
+            rustix::fs::major(file.st_dev),
+            rustix::fs::minor(file.st_dev),
+        ),
+        bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        inodes: stat.f_files,
+        inodes_free: stat.f_ffree,
+    }
+}
+
+/// The kernel's name of a block device; its numbers where it has none.
+fn device_name(major: u32, minor: u32) -> String {
+    let told = text(Path::new(&format!("/sys/dev/block/{major}:{minor}/uevent")));
+    let name = told.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    match name {
+        Some(name) => format!("/dev/{name}"),
+        None => format!("{major}:{minor}"),
+    }
 }
 
 /// A group's folders by controller; on v2 one, under the empty name.
@@ -206,6 +253,7 @@ fn io_v1(bytes: &str, requests: &str) -> Vec<Io> {
             minor,
             operation,
             bytes,
+            device: String::new(),
             requests: requests.iter().find(same).map_or(0, |other| other.3),
         }
     };
@@ -233,6 +281,7 @@ fn io_v2(stat: &str) -> Vec<Io> {
             major,
             minor,
             operation,
+            device: String::new(),
             bytes: value(bytes),
             requests: value(requests),
         }));
@@ -279,6 +328,7 @@ mod tests {
             major: 8,
             minor: 16,
             operation: "Write",
+            device: String::new(),
             bytes: 4096,
             requests: 2,
         };

@@ -27,6 +27,7 @@ mod rootfs;
 mod shim;
 mod stats;
 mod store;
+mod streams;
 mod teardown;
 mod update;
 mod view;
@@ -37,17 +38,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub use cgroup::{Pressure, PressureLine};
+pub use cgroup::{Cpu, Memory, Pressure, PressureLine};
 pub use error::{Error, OpenError};
 pub use events::{Change, Event};
 pub use exec::ExecOutput;
-pub use figures::{Figures, HugePages, Io};
+pub use figures::{Disk, Figures, HugePages, Io};
 pub use interfaces::{Interface, Traffic};
 pub use stats::{ContainerStats, SandboxStats, Usage};
+pub use streams::{Attachment, ExecEnd, ExecSession, Followed, Resizer, Terminal};
 pub use view::{Container, Exit, Sandbox};
 
 use pod::container::Resources;
 use pod::lifecycle::{self, Namesake, SandboxPhase};
+use pod::sandbox::NamespaceMode;
 use pod::{ContainerSpec, NodeFacts, SandboxSpec};
 use pod_task::{Command, PodHandle, PodTask};
 use shim::{Launch, Shim};
@@ -372,12 +375,56 @@ impl Engine {
     ) -> Result<ExecOutput, Error> {
         let container = self.container(id)?;
         let shim = self.running(&container)?;
-        let config = container.bundle.join("config.json");
-        let config = blocking(move || std::fs::read(config))
-            .await
-            .map_err(|error| Error::failed("reading the container's config", error))?;
-        let process = exec::process(&config, &command)?;
+        let process = process_of(&container, &command, false).await?;
         exec::run(&shim, new_id(), process, timeout).await
+    }
+
+    /// Starts a command in a running container, its streams to be followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] unless the container runs; [`Error::Failed`] with the OCI runtime's
+    /// text if the program cannot be executed.
+    pub async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        followed: Followed,
+    ) -> Result<ExecSession, Error> {
+        let container = self.container(id)?;
+        let shim = self.running(&container)?;
+        let process = process_of(&container, command, followed.tty).await?;
+        streams::exec(&shim, new_id(), process, followed).await
+    }
+
+    /// Connects to the streams of a running container.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] unless the container runs.
+    pub async fn attach(&self, id: &str, followed: Followed) -> Result<Attachment, Error> {
+        let container = self.container(id)?;
+        let shim = self.running(&container)?;
+        streams::attach(&shim, followed).await
+    }
+
+    /// Connects to a port of localhost as a pod sees it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] unless the pod is ready; [`Error::Failed`] if nobody listens.
+    pub async fn dial(&self, sandbox: &str, port: u16) -> Result<tokio::net::TcpStream, Error> {
+        let sandbox = self.sandbox(sandbox)?;
+        if sandbox.phase != SandboxPhase::Ready {
+            let id = &sandbox.id;
+            return Err(Error::WrongState(format!("sandbox {id} is not ready")));
+        }
+        let own = sandbox.spec.namespaces.network == NamespaceMode::Pod;
+        let netns = own.then(|| sandbox.namespaces.join("net"));
+        let dialled = blocking(move || streams::dial(netns.as_deref(), port)).await;
+        dialled
+            .and_then(streams::adopt)
+            .map_err(|error| Error::failed(format!("connecting to port {port}"), error))
     }
 
     /// Opens a container's log file anew; it exists when this returns.
@@ -542,6 +589,19 @@ impl Pods {
             self.by_key.remove(&handle.spec.key());
         }
     }
+}
+
+/// The OCI process of another command in a container.
+async fn process_of(
+    container: &Container,
+    command: &[String],
+    terminal: bool,
+) -> Result<Vec<u8>, Error> {
+    let config = container.bundle.join("config.json");
+    let config = blocking(move || std::fs::read(config))
+        .await
+        .map_err(|error| Error::failed("reading the container's config", error))?;
+    exec::process(&config, command, terminal)
 }
 
 /// Runs what may block on a thread that may.

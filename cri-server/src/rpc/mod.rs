@@ -11,6 +11,7 @@ mod exec;
 mod filter;
 mod image;
 mod info;
+mod metrics;
 mod reply;
 mod request;
 mod runtime;

@@ -6,16 +6,12 @@ use cri_api as cri;
 use cri_api::image_service_server::ImageService;
 use cri_api::runtime_service_server::RuntimeService;
 use engine::Engine;
-use tokio_stream::Empty;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::status::{answer, not_built};
 use super::stream::{Parts, parts};
-use super::{container, events, exec, image, runtime, sandbox, stats};
-
-/// The stream of a verb that is not built.
-type NoStream<T> = Empty<Result<T, Status>>;
+use super::{container, events, exec, image, metrics, runtime, sandbox, stats};
 
 /// Both services of one engine.
 #[derive(Debug)]
@@ -36,7 +32,7 @@ impl RuntimeService for Cri {
     type StreamContainerStatsStream = Parts<cri::StreamContainerStatsResponse>;
     type StreamPodSandboxStatsStream = Parts<cri::StreamPodSandboxStatsResponse>;
     type GetContainerEventsStream = BoxStream<cri::ContainerEventResponse>;
-    type StreamPodSandboxMetricsStream = NoStream<cri::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Parts<cri::StreamPodSandboxMetricsResponse>;
 
     async fn version(
         &self,
@@ -320,21 +316,29 @@ impl RuntimeService for Cri {
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Result<Response<cri::ListMetricDescriptorsResponse>, Status> {
-        Err(not_built("ListMetricDescriptors"))
+        Ok(Response::new(metrics::descriptors()))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<cri::ListPodSandboxMetricsResponse>, Status> {
-        Err(not_built("ListPodSandboxMetrics"))
+        let pod_metrics = metrics::list(&self.engine).await;
+        Ok(Response::new(cri::ListPodSandboxMetricsResponse {
+            pod_metrics,
+        }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
-        Err(not_built("StreamPodSandboxMetrics"))
+        let all = metrics::list(&self.engine).await;
+        Ok(parts(all, |pod_sandbox_metrics| {
+            cri::StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }
+        }))
     }
 
     async fn checkpoint_container(

@@ -13,6 +13,7 @@ mod containerd;
 mod events;
 mod handlers;
 mod limits;
+mod metrics;
 mod network;
 mod reboot;
 mod restart;
