@@ -49,11 +49,7 @@ pub(crate) async fn run(
     let (stdout, stdout_writer) = stream()?;
     let (stderr, stderr_writer) = stream()?;
     let ended = shim.expect_exec(&id);
-    let mut session = Session {
-        shim: Arc::clone(shim),
-        id: id.clone(),
-        over: false,
-    };
+    let mut session = Session::new(shim, &id);
     let call = request::Call::Exec(Exec {
         id,
         process,
@@ -68,20 +64,41 @@ pub(crate) async fn run(
         .await;
     drop((stdout_writer, stderr_writer));
     if let Err(error) = started {
-        // After a time-out the command may run yet: then the session is ended with this call.
-        session.over = !matches!(error, Error::DeadlineExceeded(_));
+        session.refused(&error);
         return Err(error);
     }
     let exited = wait(ended, timeout).await?;
-    session.over = true;
+    session.ended();
     drain([stdout, stderr], &exited).await
 }
 
-/// Forgets the session and ends it, should the caller stop waiting.
-struct Session {
+/// A session of the shim: forgotten, and ended if it is not over, when the caller stops waiting.
+#[derive(Debug)]
+pub(crate) struct Session {
     shim: Arc<Shim>,
     id: String,
     over: bool,
+}
+
+impl Session {
+    pub(crate) fn new(shim: &Arc<Shim>, id: &str) -> Self {
+        Self {
+            shim: Arc::clone(shim),
+            id: id.to_owned(),
+            over: false,
+        }
+    }
+
+    /// Takes note that it could not be begun. After a time-out the command may run yet: then it is
+    /// ended with this session.
+    pub(crate) fn refused(&mut self, error: &Error) {
+        self.over = !matches!(error, Error::DeadlineExceeded(_));
+    }
+
+    /// Takes note that the command has ended.
+    pub(crate) fn ended(&mut self) {
+        self.over = true;
+    }
 }
 
 impl Drop for Session {
@@ -188,12 +205,12 @@ impl Collector {
 }
 
 /// The OCI process object of another command in a container, from that of its init.
-pub(crate) fn process(config: &[u8], command: &[String]) -> Result<Vec<u8>, Error> {
+pub(crate) fn process(config: &[u8], command: &[String], terminal: bool) -> Result<Vec<u8>, Error> {
     let broken = |error: serde_json::Error| Error::failed("reading the container's config", error);
     let mut config: serde_json::Value = serde_json::from_slice(config).map_err(broken)?;
     let mut process = config["process"].take();
     process["args"] = command.into();
-    process["terminal"] = false.into();
+    process["terminal"] = terminal.into();
     if let Some(fields) = process.as_object_mut() {
         fields.remove("consoleSize");
     }
@@ -208,7 +225,7 @@ mod tests {
     fn another_command_keeps_rights_and_loses_the_terminal() {
         let config = br#"{"process":{"terminal":true,"consoleSize":{"height":1,"width":1},
             "args":["top"],"cwd":"/x","noNewPrivileges":true}}"#;
-        let process = process(config, &["ls".into(), "-l".into()]).unwrap();
+        let process = process(config, &["ls".into(), "-l".into()], false).unwrap();
         let process: serde_json::Value = serde_json::from_slice(&process).unwrap();
         let expect = serde_json::json!({
             "terminal": false, "args": ["ls", "-l"], "cwd": "/x", "noNewPrivileges": true,
