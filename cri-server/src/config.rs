@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use file::{File, NetworkFile};
+use file::{File, NetworkFile, StreamingFile};
 use tracing_subscriber::filter::Targets;
 
 use crate::cli::Flags;
@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) listen: PathBuf,
     /// What gets logged.
     pub(crate) log: Targets,
+    /// Where exec, attach and port-forward are served.
+    pub(crate) streaming: streaming::Config,
     /// The engine's part.
     pub(crate) engine: engine::Config,
 }
@@ -109,6 +111,7 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
     let default_runtime = file.default_runtime.unwrap_or_else(|| OWN_RUNTIME.into());
     Ok(Settings {
         listen: listen(flags.listen.clone().or(file.listen))?,
+        streaming: settle_streaming(file.streaming)?,
         log: log_targets(file.log_level.as_deref().unwrap_or("info"))?,
         engine: engine::Config {
             runtimes: settle_runtimes(&file.runtimes, &default_runtime, programs)?,
@@ -282,6 +285,31 @@ fn settle_network(file: NetworkFile, root: &Path, state: &Path) -> Result<networ
         root: root.join("network"),
         state: state.join("network"),
     })
+}
+
+/// Where exec, attach and port-forward are served: on loopback, unless told otherwise.
+fn settle_streaming(file: StreamingFile) -> Result<streaming::Config, Error> {
+    let mut config = streaming::Config::default();
+    if let Some(address) = file.address {
+        config.address = address.parse().map_err(|_unparsable| {
+            refuse("streaming.address", "an address and a port are wanted")
+        })?;
+    }
+    config.tls = match (file.certificate, file.key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(streaming::Tls {
+            certificate: absolute("streaming.certificate", &certificate)?,
+            key: absolute("streaming.key", &key)?,
+        }),
+        (Some(_), None) => return Err(refuse("streaming.key", "the certificate needs its key")),
+        (None, Some(_)) => {
+            return Err(refuse(
+                "streaming.certificate",
+                "the key needs its certificate",
+            ));
+        }
+    };
+    Ok(config)
 }
 
 fn mode(value: Option<&str>) -> Result<network::Mode, Error> {

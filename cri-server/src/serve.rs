@@ -57,7 +57,9 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<()> {
     let cri = socket::bind(&settings.listen, CRI_MODE)?;
     let operator = socket::bind(&operator_path, CONTROL_MODE)?;
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
-    let why = Box::pin(serve_both(&engine, cri, operator)).await?;
+    let streaming = streaming::Server::bind(settings.streaming).await;
+    let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
+    let why = Box::pin(serve_both(&engine, &streaming, cri, operator)).await?;
     tracing::info!(?why, "stopped");
     drop(engine);
     if why == Stop::Reset {
@@ -90,7 +92,12 @@ fn raise_open_files() -> Option<u64> {
 }
 
 /// Serves CRI and the operator until told to stop; says why it stopped.
-async fn serve_both(engine: &Arc<Engine>, cri: Bound, operator: Bound) -> Result<Stop> {
+async fn serve_both(
+    engine: &Arc<Engine>,
+    streaming: &Arc<streaming::Server>,
+    cri: Bound,
+    operator: Bound,
+) -> Result<Stop> {
     let (stop, stopped) = watch::channel(Stop::No);
     let (drained, is_drained) = watch::channel(false);
     let (wish, wishes) = mpsc::channel(1);
@@ -103,7 +110,7 @@ async fn serve_both(engine: &Arc<Engine>, cri: Bound, operator: Bound) -> Result
             // They would never end by themselves, and a stop waits for all requests.
             engine.close_events();
         };
-        let served = serve_one(rpc::routes(engine), cri, begun).await;
+        let served = serve_one(rpc::routes(engine, streaming), cri, begun).await;
         drained.send_replace(true);
         served
     };

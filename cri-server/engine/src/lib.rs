@@ -46,7 +46,7 @@ pub use figures::{Disk, Figures, HugePages, Io};
 pub use interfaces::{Interface, Traffic};
 pub use stats::{ContainerStats, SandboxStats, Usage};
 pub use streams::{Attachment, ExecEnd, ExecSession, Followed, Resizer, Terminal};
-pub use view::{Container, Exit, Sandbox};
+pub use view::{Budget, Container, Exit, Sandbox};
 
 use pod::container::Resources;
 use pod::lifecycle::{self, Namesake, SandboxPhase};
@@ -249,6 +249,37 @@ impl Engine {
         let sandbox = self.sandbox(id)?;
         self.ask(&sandbox.id, |reply| Command::Remove { reply })
             .await
+    }
+
+    /// Notes what a client says of a sandbox's resources.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Failed`] if its record cannot be written.
+    pub async fn budget_sandbox(&self, id: &str, budget: Budget) -> Result<(), Error> {
+        let sandbox = self.sandbox(id)?;
+        let budget = Box::new(budget);
+        self.ask(&sandbox.id, |reply| Command::Budget { budget, reply })
+            .await
+    }
+
+    /// Notes from which addresses a client gives to the pods of this node. Nothing depends on it:
+    /// the network's own configuration says what pods get.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] if it cannot be written.
+    pub async fn set_pod_cidr(&self, cidr: String) -> Result<(), Error> {
+        let path = self.inner.paths.pod_cidr();
+        blocking(move || store::replace_bytes(&path, cidr.as_bytes()))
+            .await
+            .map_err(|error| Error::failed("writing the pods' addresses", error))
+    }
+
+    /// What [`Engine::set_pod_cidr`] has noted, also in an earlier run; often empty.
+    pub async fn pod_cidr(&self) -> String {
+        let path = self.inner.paths.pod_cidr();
+        blocking(move || std::fs::read_to_string(path).unwrap_or_default()).await
     }
 
     /// Looks a sandbox up by its id or an unambiguous start of it.

@@ -79,6 +79,7 @@ impl Pod {
             cni_result: record.cni_result.clone(),
             namespaces: self.engine.paths.namespaces(&record.id),
             init_pid: self.init.as_ref().and_then(|init| init.pid),
+            budget: record.budget.clone(),
         });
     }
 

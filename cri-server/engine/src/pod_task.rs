@@ -23,6 +23,7 @@ use crate::making::{self, Place};
 use crate::owned::{Answer, OwnedContainer, Pod};
 use crate::shim::News;
 use crate::store::SandboxRecord;
+use crate::view::Budget;
 use crate::{Inner, LOCK, now, update};
 
 /// Commands that may wait for a pod; a further one waits outside.
@@ -52,6 +53,10 @@ pub(crate) enum Command {
     },
     RemoveContainer {
         id: String,
+        reply: Answer<()>,
+    },
+    Budget {
+        budget: Box<Budget>,
         reply: Answer<()>,
     },
     Update {
@@ -174,6 +179,10 @@ impl PodTask {
             Command::StopContainer { id, grace, reply } => self.stop_container(&id, grace, reply),
             Command::RemoveContainer { id, reply } => {
                 drop(reply.send(self.remove_container(&id).await));
+            }
+            Command::Budget { budget, reply } => {
+                self.pod.record.budget = *budget;
+                drop(reply.send(self.keep().await));
             }
             Command::Update { id, wanted, reply } => {
                 drop(reply.send(self.update(&id, &wanted).await));

@@ -14,7 +14,7 @@ use pod::lifecycle::SandboxPhase;
 use pod::{ContainerSpec, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::view::Exit;
+use crate::view::{Budget, Exit};
 
 /// Version of the records; a reader of a later version still reads this one.
 const VERSION: u32 = 1;
@@ -31,6 +31,9 @@ pub(crate) struct SandboxRecord {
     pub(crate) created_at: i64,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) cni_result: String,
+    /// What the client last said of the pod's resources.
+    #[serde(default)]
+    pub(crate) budget: Budget,
 }
 
 impl SandboxRecord {
@@ -49,6 +52,7 @@ impl SandboxRecord {
             created_at,
             ips: Vec::new(),
             cni_result: String::new(),
+            budget: Budget::default(),
         }
     }
 }
@@ -178,6 +182,10 @@ impl Paths {
     /// Where an OCI runtime keeps its own state.
     pub(crate) fn runtime_root(&self, handler: &str) -> PathBuf {
         self.state.join("runtimes").join(handler)
+    }
+
+    pub(crate) fn pod_cidr(&self) -> PathBuf {
+        self.root.join("pod_cidr")
     }
 
     pub(crate) fn boot_id(&self) -> PathBuf {

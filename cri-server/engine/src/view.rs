@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
+use pod::container::Resources;
 use pod::lifecycle::{ContainerPhase, SandboxPhase};
 use pod::{ContainerSpec, SandboxSpec};
 
@@ -30,6 +31,18 @@ pub struct Sandbox {
     pub namespaces: PathBuf,
     /// Pid of the built-in init, where process ids are shared.
     pub init_pid: Option<i32>,
+    /// What the client last said of its resources.
+    pub budget: Budget,
+}
+
+/// What a client says of a pod's resources. The client itself limits the pod's control group; this
+/// is for those who look.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Budget {
+    /// What the pod takes beside its containers.
+    pub overhead: Option<Resources>,
+    /// What its containers may take together.
+    pub resources: Option<Resources>,
 }
 
 /// A container as it was when it was looked up.

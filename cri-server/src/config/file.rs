@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) default_runtime: Option<String>,
     pub(super) runtimes: BTreeMap<String, String>,
     pub(super) network: NetworkFile,
+    pub(super) streaming: StreamingFile,
     pub(super) log_level: Option<String>,
 }
 
@@ -31,6 +32,14 @@ pub(super) struct NetworkFile {
     pub(super) cni_cache_dir: Option<String>,
 }
 
+/// Its table `[streaming]`.
+#[derive(Debug, Default)]
+pub(super) struct StreamingFile {
+    pub(super) address: Option<String>,
+    pub(super) certificate: Option<String>,
+    pub(super) key: Option<String>,
+}
+
 impl File {
     pub(super) fn parse(table: toml::Table) -> Result<Self, KeyError> {
         let mut top = Section::top(table);
@@ -42,6 +51,7 @@ impl File {
             default_runtime: top.string("default_runtime")?,
             runtimes: runtimes(top.section("runtimes")?)?,
             network: NetworkFile::parse(top.section("network")?)?,
+            streaming: StreamingFile::parse(top.section("streaming")?)?,
             log_level: log_level(top.section("log")?)?,
         };
         top.finish()?;
@@ -61,6 +71,18 @@ impl NetworkFile {
         };
         section.finish()?;
         Ok(network)
+    }
+}
+
+impl StreamingFile {
+    fn parse(mut section: Section) -> Result<Self, KeyError> {
+        let streaming = Self {
+            address: section.string("address")?,
+            certificate: section.string("certificate")?,
+            key: section.string("key")?,
+        };
+        section.finish()?;
+        Ok(streaming)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::{Container, Sandbox};
-use pod::container::Mount;
+use pod::container::{Mount, Resources};
 use pod::sandbox::{NamespaceMode, PidMode, SandboxNamespaces};
 use pod::{ContainerSpec, SandboxSpec};
 use serde_json::{Value, json};
@@ -31,6 +31,8 @@ pub(super) fn sandbox(sandbox: &Sandbox, containers: &[Arc<Container>]) -> HashM
         "runtimeType": RUNTIME_TYPE,
         "runtimeOptions": null,
         "config": sandbox_config(spec),
+        "overhead": sandbox.budget.overhead.as_ref().map(limits),
+        "resources": sandbox.budget.resources.as_ref().map(limits),
         "runtimeSpec": {
             "hostname": spec.hostname,
             "linux": {
@@ -69,6 +71,20 @@ pub(super) fn container(
         "runtimeSpec": runtime_spec,
         "privileged": privileged,
     }))
+}
+
+/// Limits, spelt as CRI spells them.
+fn limits(limits: &Resources) -> Value {
+    json!({
+        "cpu_period": limits.cpu_period,
+        "cpu_quota": limits.cpu_quota,
+        "cpu_shares": limits.cpu_shares,
+        "memory_limit_in_bytes": limits.memory_limit,
+        "memory_swap_limit_in_bytes": limits.memory_swap_limit,
+        "cpuset_cpus": limits.cpuset_cpus,
+        "cpuset_mems": limits.cpuset_mems,
+        "unified": limits.unified,
+    })
 }
 
 fn shown(value: &Value) -> HashMap<String, String> {

@@ -20,11 +20,13 @@ mod service;
 mod stats;
 pub(crate) mod status;
 mod stream;
+mod streaming;
 mod usage;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::streaming::Server;
 use cri_api::MAX_MESSAGE;
 use cri_api::image_service_server::ImageServiceServer;
 use cri_api::runtime_service_server::RuntimeServiceServer;
@@ -32,8 +34,9 @@ use engine::{Engine, Error};
 use tonic::service::Routes;
 
 /// Both services, ready to be served.
-pub(crate) fn routes(engine: &Arc<Engine>) -> Routes {
-    let service = Arc::new(service::Cri::new(Arc::clone(engine)));
+pub(crate) fn routes(engine: &Arc<Engine>, streaming: &Arc<Server>) -> Routes {
+    let service = service::Cri::new(Arc::clone(engine), Arc::clone(streaming));
+    let service = Arc::new(service);
     let runtime = RuntimeServiceServer::from_arc(Arc::clone(&service))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);

@@ -300,6 +300,7 @@ pub(super) mod samples {
             cni_result: String::new(),
             namespaces: "/run/x/ns".into(),
             init_pid: None,
+            budget: engine::Budget::default(),
         }
     }
 

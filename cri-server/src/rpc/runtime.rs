@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use cri_api as cri;
-use engine::Engine;
+use engine::{Engine, Error};
 use serde_json::json;
+
+use super::request;
 
 /// Version of the interface as kubelets check it; a constant of its own history.
 const KUBELET_API_VERSION: &str = "0.1.0";
@@ -23,10 +25,10 @@ pub(super) fn version() -> cri::VersionResponse {
 }
 
 /// How the daemon is. A missing network is a condition, never an error.
-pub(super) fn status(engine: &Engine, request: cri::StatusRequest) -> cri::StatusResponse {
+pub(super) async fn status(engine: &Engine, request: cri::StatusRequest) -> cri::StatusResponse {
     let status = engine.status();
     let info = if request.verbose {
-        info(engine.config())
+        info(engine.config(), &engine.pod_cidr().await)
     } else {
         HashMap::new()
     };
@@ -78,7 +80,7 @@ fn handlers(names: &[String], recursive_read_only: bool) -> Vec<cri::RuntimeHand
 }
 
 /// The configuration in force, for `crictl info`. Clients look for `stateDir`.
-fn info(config: &engine::Config) -> HashMap<String, String> {
+fn info(config: &engine::Config, pod_cidr: &str) -> HashMap<String, String> {
     let runtimes: serde_json::Map<_, _> = config
         .runtimes
         .iter()
@@ -95,11 +97,27 @@ fn info(config: &engine::Config) -> HashMap<String, String> {
             "mode": network.mode,
             "bridge": network.bridge,
             "subnet": network.subnet,
+            "podCIDR": pod_cidr,
             "cniConfDir": network.cni_conf_dir,
             "cniBinDirs": network.cni_bin_dirs,
         },
     });
     HashMap::from([("config".to_owned(), shown.to_string())])
+}
+
+/// Notes what the client says of the node.
+pub(super) async fn update(
+    engine: &Engine,
+    asked: cri::UpdateRuntimeConfigRequest,
+) -> Result<cri::UpdateRuntimeConfigResponse, Error> {
+    let network = asked
+        .runtime_config
+        .and_then(|config| config.network_config);
+    if let Some(network) = network {
+        let cidr = request::networks("runtime_config.network_config.pod_cidr", network.pod_cidr)?;
+        engine.set_pod_cidr(cidr).await?;
+    }
+    Ok(cri::UpdateRuntimeConfigResponse {})
 }
 
 /// Which control group driver a kubelet has to use beside us.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cri_api as cri;
-use engine::{Container, Engine, Error};
+use engine::{Budget, Container, Engine, Error};
 
 use super::{filter, info, missing_is_fine, now, reply, request};
 
@@ -30,6 +30,24 @@ pub(super) async fn remove(
 ) -> Result<cri::RemovePodSandboxResponse, Error> {
     missing_is_fine(engine.remove_sandbox(&asked.pod_sandbox_id).await)?;
     Ok(cri::RemovePodSandboxResponse {})
+}
+
+/// Notes what the pod may take; its control group is the client's to limit.
+pub(super) async fn update(
+    engine: &Engine,
+    asked: cri::UpdatePodSandboxResourcesRequest,
+) -> Result<cri::UpdatePodSandboxResourcesResponse, Error> {
+    let read = |field: &str, limits: Option<cri::LinuxContainerResources>| {
+        limits
+            .map(|limits| request::resources(field, limits))
+            .transpose()
+    };
+    let budget = Budget {
+        overhead: read("overhead", asked.overhead)?,
+        resources: read("resources", asked.resources)?,
+    };
+    engine.budget_sandbox(&asked.pod_sandbox_id, budget).await?;
+    Ok(cri::UpdatePodSandboxResourcesResponse {})
 }
 
 pub(super) fn status(

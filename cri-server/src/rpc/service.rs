@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ::streaming::Server;
 use cri_api as cri;
 use cri_api::image_service_server::ImageService;
 use cri_api::runtime_service_server::RuntimeService;
@@ -11,17 +12,18 @@ use tonic::{Request, Response, Status};
 
 use super::status::{answer, not_built};
 use super::stream::{Parts, parts};
-use super::{container, events, exec, image, metrics, runtime, sandbox, stats};
+use super::{container, events, exec, image, metrics, runtime, sandbox, stats, streaming};
 
 /// Both services of one engine.
 #[derive(Debug)]
 pub(super) struct Cri {
     engine: Arc<Engine>,
+    streaming: Arc<Server>,
 }
 
 impl Cri {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(super) fn new(engine: Arc<Engine>, streaming: Arc<Server>) -> Self {
+        Self { engine, streaming }
     }
 }
 
@@ -45,10 +47,9 @@ impl RuntimeService for Cri {
         &self,
         request: Request<cri::StatusRequest>,
     ) -> Result<Response<cri::StatusResponse>, Status> {
-        Ok(Response::new(runtime::status(
-            &self.engine,
-            request.into_inner(),
-        )))
+        Ok(Response::new(
+            runtime::status(&self.engine, request.into_inner()).await,
+        ))
     }
 
     async fn runtime_config(
@@ -60,9 +61,12 @@ impl RuntimeService for Cri {
 
     async fn update_runtime_config(
         &self,
-        _: Request<cri::UpdateRuntimeConfigRequest>,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
     ) -> Result<Response<cri::UpdateRuntimeConfigResponse>, Status> {
-        Err(not_built("UpdateRuntimeConfig"))
+        answer(
+            "UpdateRuntimeConfig",
+            runtime::update(&self.engine, request.into_inner()).await,
+        )
     }
 
     async fn run_pod_sandbox(
@@ -125,9 +129,12 @@ impl RuntimeService for Cri {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Result<Response<cri::UpdatePodSandboxResourcesResponse>, Status> {
-        Err(not_built("UpdatePodSandboxResources"))
+        answer(
+            "UpdatePodSandboxResources",
+            sandbox::update(&self.engine, request.into_inner()).await,
+        )
     }
 
     async fn create_container(
@@ -230,23 +237,32 @@ impl RuntimeService for Cri {
 
     async fn exec(
         &self,
-        _: Request<cri::ExecRequest>,
+        request: Request<cri::ExecRequest>,
     ) -> Result<Response<cri::ExecResponse>, Status> {
-        Err(not_built("Exec"))
+        answer(
+            "Exec",
+            streaming::exec(&self.engine, &self.streaming, request.into_inner()),
+        )
     }
 
     async fn attach(
         &self,
-        _: Request<cri::AttachRequest>,
+        request: Request<cri::AttachRequest>,
     ) -> Result<Response<cri::AttachResponse>, Status> {
-        Err(not_built("Attach"))
+        answer(
+            "Attach",
+            streaming::attach(&self.engine, &self.streaming, request.get_ref()),
+        )
     }
 
     async fn port_forward(
         &self,
-        _: Request<cri::PortForwardRequest>,
+        request: Request<cri::PortForwardRequest>,
     ) -> Result<Response<cri::PortForwardResponse>, Status> {
-        Err(not_built("PortForward"))
+        answer(
+            "PortForward",
+            streaming::port_forward(&self.engine, &self.streaming, request.into_inner()),
+        )
     }
 
     async fn container_stats(

@@ -9,6 +9,7 @@ mod sandbox;
 mod security;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use cri_api as cri;
@@ -170,6 +171,29 @@ pub(super) fn image_name(field: &str, image: Option<cri::ImageSpec>) -> Result<S
     filled(&format!("{field}.image"), image.image)
 }
 
+/// Networks with commas between, `10.1.0.0/16,fd00::/64`, or none.
+///
+/// # Errors
+///
+/// What is no network is refused.
+pub(super) fn networks(field: &str, text: String) -> Result<String, Refused> {
+    let network = |text: &str| {
+        let (address, length) = text.split_once('/')?;
+        let most = match address.parse().ok()? {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => 128,
+        };
+        (length.parse::<u8>().ok()? <= most).then_some(())
+    };
+    match text.is_empty() || text.split(',').all(|one| network(one).is_some()) {
+        true => Ok(text),
+        false => Err(invalid(
+            field,
+            format!("{text:?} is not a list of networks"),
+        )),
+    }
+}
+
 /// Credentials for a registry.
 pub(super) fn credentials(auth: cri::AuthConfig) -> image::Credentials {
     image::Credentials {
@@ -231,6 +255,22 @@ mod tests {
         );
         let error = command("cmd", vec!["a".into(), "b\0".into()]).unwrap_err();
         assert_eq!(error.to_string(), "cmd[1]: holds a NUL byte");
+    }
+
+    #[test]
+    fn lists_of_networks() {
+        for right in ["", "10.1.0.0/16", "10.1.0.0/16,fd00::/64"] {
+            assert!(networks("f", right.into()).is_ok(), "{right}");
+        }
+        for wrong in [
+            "10.1.0.0",
+            "10.1.0.0/33",
+            "x/1",
+            "fd00::/129",
+            "10.0.0.0/8,",
+        ] {
+            assert!(networks("f", wrong.into()).is_err(), "{wrong}");
+        }
     }
 
     #[test]
