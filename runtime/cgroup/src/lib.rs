@@ -1,7 +1,9 @@
-//! Control groups, v1 and v2: create, apply limits, read, freeze, kill, remove.
+//! Control groups, v1 and v2, by mkdir or by systemd: create, apply limits, read, freeze, kill,
+//! remove.
 //!
 //! ```text
 //! Host::detect() -> Host -- group(path) -> Group -- create, enter, apply, stats, kill, remove
+//!                        \- group_by(Systemd, "slice:prefix:name") -- start(process), apply, ...
 //! ```
 //!
 //! What is written is decided first, without effects ([`LinuxResources`] to a list of writes:

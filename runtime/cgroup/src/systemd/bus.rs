@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use crate::systemd::message::{self, Call, Received, Value};
+use crate::systemd::message::{self, Call, Received};
+use crate::systemd::value::{Malformed, Value};
 use crate::{Error, signal};
 
 /// How long systemd may take for one operation, as long as runc waits for a job.
@@ -93,8 +94,8 @@ impl Manager {
     /// [`Error::Bus`] with the last address tried.
     pub(crate) fn connect(self) -> Result<Bus, Error> {
         let mut last = Error::Bus {
-            what: "look for the user's systemd (is XDG_RUNTIME_DIR set?)",
-            address: String::new(),
+            what: "look for the user's systemd by",
+            address: "XDG_RUNTIME_DIR".to_owned(),
             source: std::io::Error::from(std::io::ErrorKind::NotFound),
         };
         for address in self.addresses() {
@@ -265,7 +266,7 @@ impl Bus {
 
     /// The next message.
     pub(crate) fn next(&mut self) -> Result<Received, Error> {
-        let broken = |bus: &Self, error: message::Malformed| {
+        let broken = |bus: &Self, error: Malformed| {
             let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
             bus.failed("understand", error)
         };

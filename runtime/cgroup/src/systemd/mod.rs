@@ -3,7 +3,7 @@
 //! ```text
 //! names (pure)      slice:prefix:name -> unit, path
 //! properties (pure) resources, annotations -> properties     variant (pure) their text form
-//! message (pure)    values <-> bytes                         bus  one connection, one deadline
+//! value, message (pure) values, messages <-> bytes           bus  one connection, one deadline
 //! ```
 //!
 //! What is in the group, and its limits beyond what systemd knows, is the group's own affair: this
@@ -13,15 +13,17 @@ mod bus;
 mod message;
 mod names;
 mod properties;
+mod value;
 mod variant;
 
 use std::path::{Path, PathBuf};
 
 use self::bus::{Bus, JOB_REMOVED, MANAGER, MANAGER_PATH, Manager, SYSTEMD};
-use self::message::{Call, Received, Value};
+use self::message::{Call, Received};
 use self::names::Names;
 pub use self::properties::Property;
 pub(crate) use self::properties::{devices_v1, limits, limits_v1};
+use self::value::Value;
 use crate::Error;
 
 /// Is there where systemd is the init system (sd_booted(3)).

@@ -4,7 +4,7 @@
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use crate::devices::Lists;
-use crate::systemd::message::Value;
+use crate::systemd::value::Value;
 use crate::systemd::variant;
 use crate::{Error, convert};
 

@@ -3,7 +3,7 @@
 //! variants; with a type in front (`uint64 7`, `@t 7`) or the form's own. Maybe and dictionary
 //! types are refused: no property of a unit has them.
 
-use crate::systemd::message::{Value, first_type};
+use crate::systemd::value::{Value, first_type};
 
 /// How deep arrays and tuples may nest.
 const MAX_DEPTH: usize = 16;
