@@ -15,6 +15,7 @@ mod handlers;
 mod limits;
 mod metrics;
 mod network;
+mod notes;
 mod reboot;
 mod restart;
 mod stats;
