@@ -52,11 +52,7 @@ impl Setup {
     /// Another OCI runtime, as a handler.
     #[must_use]
     pub fn runtime(self, name: &str, path: &Path) -> Setup {
-        let lines = format!(
-            "[runtimes.{name}]\npath = {:?}\n",
-            path.display().to_string()
-        );
-        self.config(&lines)
+        self.config(&runtime_table(name, path))
     }
 
     /// Sends the names of a registry to one on loopback.
@@ -94,6 +90,12 @@ impl Setup {
         daemon.start()?;
         Ok(daemon)
     }
+}
+
+/// The table of a handler in the configuration file.
+fn runtime_table(name: &str, path: &Path) -> String {
+    let path = path.display().to_string();
+    format!("[runtimes.{name}]\npath = {path:?}\n")
 }
 
 /// A hosts.toml that asks `mirror` for images of `host`, without TLS.
@@ -195,6 +197,11 @@ impl Daemon {
             bail!("wherryd does not serve ({ended:?}):\n{}", self.log());
         }
         Ok(())
+    }
+
+    /// Takes a handler out of the configuration: the next start does not know it any more.
+    pub fn forget_runtime(&mut self, name: &str, path: &Path) {
+        self.config = self.config.replace(&runtime_table(name, path), "");
     }
 
     /// Kills it as a crash would.

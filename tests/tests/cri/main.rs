@@ -11,6 +11,7 @@
 mod bad_input;
 mod containerd;
 mod events;
+mod faults;
 mod handlers;
 mod limits;
 mod metrics;
