@@ -31,6 +31,7 @@ mod streams;
 mod teardown;
 mod update;
 mod view;
+mod volumes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;

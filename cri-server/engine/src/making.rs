@@ -22,7 +22,9 @@ use crate::error::Error;
 use crate::owned::{OwnedContainer, Pod, Process};
 use crate::shim::{Launch, News, Shim};
 use crate::store::{self, ContainerRecord, SandboxRecord};
-use crate::{Inner, LOCK, blocking, facts, namespaces, new_id, now, rootfs, shim, teardown};
+use crate::{
+    Inner, LOCK, blocking, facts, namespaces, new_id, now, rootfs, shim, teardown, volumes,
+};
 
 /// How long the sources of mounts may take to answer: behind them may be a server that is gone.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
@@ -303,7 +305,7 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         .resolve(&container.record.spec.image)
         .ok_or_else(|| image_missing(&container.record.spec.image))?;
     keep_container(engine, &container.record).await?;
-    let lookups = look_up(engine, &container.record.spec).await?;
+    let mut lookups = look_up(engine, &container.record.spec).await?;
     let rootfs = container.process.launch.bundle.join("rootfs");
     let folder = rootfs.clone();
     blocking(move || step("making the bundle", make_folder(&folder, 0o755))).await?;
@@ -311,6 +313,9 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         .images
         .mount_rootfs(&image.id, &container.record.id, &rootfs)
         .await?;
+    let (launch, mounts) = (&container.process.launch, &container.record.spec.mounts);
+    let volumes = volumes::mount(engine, launch, mounts, &mut lookups.sources).await?;
+    container.record.volume_refs = volumes;
     let plan = plan(place, container, &image, &lookups, &rootfs).await?;
     describe(&mut container.record, &image, &plan);
     keep_container(engine, &container.record).await?;
@@ -414,11 +419,16 @@ async fn facts_for(facts: &NodeFacts, privileged: bool) -> NodeFacts {
     }
 }
 
+/// The name by which an image can be had again; an image that came without one has its id.
+pub(crate) fn digest_name(image: &image::Image) -> String {
+    image.digests.first().unwrap_or(&image.id).clone()
+}
+
 /// Adds to a record what its plan has decided.
 fn describe(record: &mut ContainerRecord, image: &image::Image, plan: &ContainerPlan) {
     record.image_id.clone_from(&image.id);
     record.image_name = image.tags.first().unwrap_or(&record.spec.image).clone();
-    record.image_ref = image.digests.first().unwrap_or(&image.id).clone();
+    record.image_ref = digest_name(image);
     record.uid = plan.uid;
     record.gid = plan.gid;
     record

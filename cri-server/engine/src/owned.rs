@@ -180,6 +180,7 @@ fn picture(engine: &Inner, sandbox: &SandboxRecord, container: &OwnedContainer) 
         image_id: record.image_id.clone(),
         image_name: record.image_name.clone(),
         image_ref: record.image_ref.clone(),
+        volume_refs: record.volume_refs.clone(),
         created_at: record.created_at,
         started_at: record.started_at,
         exit: record.exit.clone(),

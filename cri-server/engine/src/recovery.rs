@@ -27,7 +27,7 @@ use crate::pod_task::PodTask;
 use crate::shim::News;
 use crate::store::{self, ContainerRecord, Found, Paths};
 use crate::view::View;
-use crate::{Config, Inner, LOCK, blocking, facts, making, namespaces, teardown};
+use crate::{Config, Inner, LOCK, blocking, facts, making, namespaces, teardown, volumes};
 
 pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
     let paths = Paths::new(&config.root, &config.state);
@@ -180,7 +180,8 @@ fn forget_boot(found: &mut Found) {
     }
 }
 
-/// Ids of the sandboxes that keep their network, and of the containers that keep their files.
+/// Ids of the sandboxes that keep their network, and names of the containers and volumes that keep
+/// their files.
 fn survivors(found: &[Found]) -> (HashSet<String>, HashSet<String>) {
     let ready = |found: &&Found| {
         found.sandbox.phase == SandboxPhase::Ready
@@ -195,7 +196,11 @@ fn survivors(found: &[Found]) -> (HashSet<String>, HashSet<String>) {
         .iter()
         .flat_map(|found| &found.containers)
         .filter(|record| record.made);
-    (sandboxes, made.map(|record| record.id.clone()).collect())
+    let files = made.flat_map(|record| {
+        let volumes = volumes::names(&record.id, &record.spec.mounts);
+        volumes.into_iter().chain([record.id.clone()])
+    });
+    (sandboxes, files.collect())
 }
 
 async fn remove_orphans(inner: &Arc<Inner>, inventory: &store::Inventory) {

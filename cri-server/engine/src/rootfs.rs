@@ -27,6 +27,10 @@ pub(crate) fn mount_sources(mounts: &[Mount]) -> Result<Vec<PathBuf>, Error> {
 }
 
 fn mount_source(mount: &Mount) -> Result<PathBuf, Error> {
+    // It lies nowhere before it is mounted.
+    if mount.image.is_some() {
+        return Ok(PathBuf::new());
+    }
     let path = Path::new(&mount.host_path);
     if !path.is_absolute() {
         return Err(Error::Invalid(format!(

@@ -69,6 +69,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_id: String,
     pub(crate) image_name: String,
     pub(crate) image_ref: String,
+    /// For each mount, the digest of its image; empty where it has none.
+    #[serde(default)]
+    pub(crate) volume_refs: Vec<String>,
     pub(crate) created_at: i64,
     pub(crate) started_at: i64,
     /// Why it could not be started; how it ended is told by `exit` all the same.
@@ -98,6 +101,7 @@ impl ContainerRecord {
             image_id: String::new(),
             image_name: String::new(),
             image_ref: String::new(),
+            volume_refs: Vec::new(),
             created_at,
             started_at: 0,
             start_error: None,

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::mount::MntFlags;
+use pod::container::Mount;
 use shim_api::{Kill, request};
 use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::shim::{self, Launch, News, Shim};
 use crate::store::{self, ContainerRecord};
-use crate::{Engine, Inner, blocking, namespaces};
+use crate::{Engine, Inner, blocking, namespaces, volumes};
 
 /// How long the kernel may take to end what was sent SIGKILL.
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ pub(crate) async fn container(
     if is_left(engine, &record.cgroup, launch).await {
         lost(engine, &record.cgroup, launch).await?;
     }
-    files(engine, launch).await?;
+    files(engine, launch, &record.spec.mounts).await?;
     let paths = engine.paths.clone();
     let (sandbox, id) = (record.sandbox_id.clone(), record.id.clone());
     blocking(move || store::remove_container(&paths, &sandbox, &id))
@@ -55,8 +56,9 @@ async fn is_left(engine: &Inner, cgroup: &str, launch: &Launch) -> bool {
     blocking(move || known.exists() || matches!(group, Some(Ok(group)) if group.exists())).await
 }
 
-/// The root file system and the bundle of a container.
-async fn files(engine: &Inner, launch: &Launch) -> Result<(), Error> {
+/// The volumes, the root file system and the bundle of a container.
+async fn files(engine: &Inner, launch: &Launch, mounts: &[Mount]) -> Result<(), Error> {
+    volumes::unmount(engine, launch, mounts).await?;
     let rootfs = launch.bundle.join("rootfs");
     engine
         .images
@@ -152,7 +154,7 @@ pub(crate) async fn sandbox(engine: &Inner, id: &str, init: Option<Launch>) -> R
         if is_left(engine, "", &launch).await {
             lost(engine, "", &launch).await?;
         }
-        files(engine, &launch).await?;
+        files(engine, &launch, &[]).await?;
     }
     release(engine, id).await?;
     let (paths, id) = (engine.paths.clone(), id.to_owned());
@@ -173,7 +175,7 @@ pub(crate) async fn orphan(engine: &Inner, id: &str) -> Result<(), Error> {
             lost(engine, "", &launch).await?;
         }
     }
-    files(engine, &engine.launch("", Path::new(""), id)).await
+    files(engine, &engine.launch("", Path::new(""), id), &[]).await
 }
 
 /// Every pod, what no pod knows of, the network, and both folders.

@@ -62,6 +62,8 @@ pub struct Container {
     pub image_name: String,
     /// First digest name of its image when it was made, else the id.
     pub image_ref: String,
+    /// For each mount, the first digest name of its image; empty where it has none.
+    pub volume_refs: Vec<String>,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
     /// Nanoseconds since the epoch; 0: never.

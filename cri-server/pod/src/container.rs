@@ -56,8 +56,11 @@ pub struct ContainerSpec {
 pub struct Mount {
     /// Where it appears, absolute.
     pub container_path: String,
-    /// What appears there, absolute; made as a folder if it does not exist.
+    /// What appears there, absolute; made as a folder if it does not exist. Empty for an image.
     pub host_path: String,
+    /// An image that appears there instead of a path of the host.
+    #[serde(default)]
+    pub image: Option<ImageVolume>,
     /// No writing through this mount.
     pub readonly: bool,
     /// No writing through any mount below it either; needs `readonly` and private propagation.
@@ -66,6 +69,17 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Relabel the source for SELinux.
     pub selinux_relabel: bool,
+}
+
+/// An image as a volume; always read-only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// The image: any name that the store resolves.
+    pub image: String,
+    /// The name that the user wrote; given back unaltered.
+    pub user_specified_image: String,
+    /// What of the image, relative to its root; empty means all.
+    pub sub_path: String,
 }
 
 /// Whether mounts made later travel between host and container.

@@ -159,7 +159,7 @@ pub(super) fn container_status(container: &Container) -> cri::ContainerStatus {
         message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
         labels: pairs(&spec.labels),
         annotations: pairs(&spec.annotations),
-        mounts: spec.mounts.iter().map(mount).collect(),
+        mounts: mounts(container),
         log_path: log_path(container.log_path.as_deref()),
         resources: Some(cri::ContainerResources {
             linux: Some(resources(&spec.resources)),
@@ -181,8 +181,17 @@ fn log_path(path: Option<&Path>) -> String {
         .unwrap_or_default()
 }
 
-/// A mount exactly as it was asked for.
-fn mount(mount: &Mount) -> cri::Mount {
+fn mounts(container: &Container) -> Vec<cri::Mount> {
+    let refs = container.volume_refs.iter().map(String::as_str);
+    let refs = refs.chain(std::iter::repeat(""));
+    let mounts = container.spec.mounts.iter().zip(refs);
+    mounts
+        .map(|(asked, image_ref)| mount(asked, image_ref))
+        .collect()
+}
+
+/// A mount exactly as it was asked for, with the digest name of its image.
+fn mount(mount: &Mount, image_ref: &str) -> cri::Mount {
     let propagation = match mount.propagation {
         Propagation::Private => cri::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => cri::MountPropagation::PropagationHostToContainer,
@@ -195,6 +204,17 @@ fn mount(mount: &Mount) -> cri::Mount {
         recursive_read_only: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
         propagation: propagation.into(),
+        image: mount.image.as_ref().map(|volume| cri::ImageSpec {
+            image: volume.image.clone(),
+            user_specified_image: volume.user_specified_image.clone(),
+            image_ref: image_ref.to_owned(),
+            ..Default::default()
+        }),
+        image_sub_path: mount
+            .image
+            .as_ref()
+            .map(|volume| volume.sub_path.clone())
+            .unwrap_or_default(),
         ..Default::default()
     }
 }
@@ -330,6 +350,7 @@ pub(super) mod samples {
             image_id: "sha256:1".into(),
             image_name: "docker.io/library/busybox:latest".into(),
             image_ref: "docker.io/library/busybox@sha256:2".into(),
+            volume_refs: vec![],
             created_at: 21,
             started_at: 22,
             exit: Some(Exit {

@@ -13,6 +13,7 @@ mod containerd;
 mod events;
 mod faults;
 mod handlers;
+mod image_volumes;
 mod limits;
 mod metrics;
 mod network;

@@ -127,7 +127,10 @@ fn asked(
 ) -> Result<Vec<OciMount>, PlanError> {
     let one = |(place, mount): (usize, &Mount)| {
         let field = format!("mounts[{place}]");
-        let given = check::absolute(&format!("{field}.host_path"), &mount.host_path)?;
+        let given = match &mount.image {
+            None => check::absolute(&format!("{field}.host_path"), &mount.host_path)?,
+            Some(_) => PathBuf::new(),
+        };
         let source = inputs.mount_sources.get(place).cloned().unwrap_or(given);
         bind(&field, mount, &source, facts)
     };

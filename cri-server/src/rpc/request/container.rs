@@ -3,7 +3,7 @@
 use cri_api as cri;
 use pod::ContainerSpec;
 use pod::PlanError as Refused;
-use pod::container::{Device, Mount, Propagation, Resources};
+use pod::container::{Device, ImageVolume, Mount, Propagation, Resources};
 use pod::sandbox::SandboxNamespaces;
 
 use super::security::security;
@@ -83,9 +83,14 @@ fn mount(field: &str, mount: cri::Mount) -> Result<Mount, Refused> {
             "needs readonly and private propagation",
         ));
     }
+    let image = image_volume(field, &mount, propagation)?;
     Ok(Mount {
         container_path: absolute(&format!("{field}.container_path"), mount.container_path)?,
-        host_path: absolute(&format!("{field}.host_path"), mount.host_path)?,
+        host_path: match image {
+            None => absolute(&format!("{field}.host_path"), mount.host_path)?,
+            Some(_) => String::new(),
+        },
+        image,
         readonly: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         propagation,
@@ -93,13 +98,41 @@ fn mount(field: &str, mount: cri::Mount) -> Result<Mount, Refused> {
     })
 }
 
+/// The image that is to be mounted, if one is named.
+fn image_volume(
+    field: &str,
+    mount: &cri::Mount,
+    propagation: Propagation,
+) -> Result<Option<ImageVolume>, Refused> {
+    let named = |image: &&cri::ImageSpec| !image.image.is_empty();
+    let Some(image) = mount.image.as_ref().filter(named) else {
+        let nowhere = mount.image_sub_path.is_empty();
+        let refused = || invalid(&format!("{field}.image_sub_path"), "needs an image");
+        return if nowhere { Ok(None) } else { Err(refused()) };
+    };
+    let wrong = |name: &str, reason: &str| Err(invalid(&format!("{field}.{name}"), reason));
+    if !mount.host_path.is_empty() {
+        return wrong("host_path", "cannot be had together with an image");
+    }
+    if !mount.readonly {
+        return wrong("readonly", "an image can only be mounted read-only");
+    }
+    if propagation != Propagation::Private {
+        return wrong("propagation", "that of an image can only be private");
+    }
+    let path = &mount.image_sub_path;
+    if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+        return wrong("image_sub_path", "leaves the image");
+    }
+    Ok(Some(ImageVolume {
+        image: plain(&format!("{field}.image.image"), image.image.clone())?,
+        user_specified_image: image.user_specified_image.clone(),
+        sub_path: plain(&format!("{field}.image_sub_path"), path.clone())?,
+    }))
+}
+
 fn refuse_mounts_not_made(field: &str, mount: &cri::Mount) -> Result<(), Refused> {
-    let is_image = mount
-        .image
-        .as_ref()
-        .is_some_and(|image| !image.image.is_empty());
     let asked_for = [
-        (is_image, "image", "images as volumes are not supported"),
         (
             !mount.uid_mappings.is_empty(),
             "uidMappings",
@@ -342,18 +375,50 @@ mod tests {
             "recursive_read_only: needs readonly and private propagation",
         );
         wrong(
-            |m| {
-                m.image = Some(cri::ImageSpec {
-                    image: "x".into(),
-                    ..Default::default()
-                })
-            },
-            "image: images as volumes are not supported",
-        );
-        wrong(
             |m| m.uid_mappings = vec![cri::IdMapping::default()],
             "uidMappings: idmapped mounts are not supported",
         );
+    }
+
+    #[test]
+    fn images_as_volumes() {
+        let mount = cri::Mount {
+            container_path: "/c".into(),
+            readonly: true,
+            image: Some(cri::ImageSpec {
+                image: "x".into(),
+                ..Default::default()
+            }),
+            image_sub_path: "etc/x".into(),
+            ..Default::default()
+        };
+        let spec = turned(|c| c.mounts = vec![mount.clone()]).unwrap();
+        let volume = spec.mounts[0].image.as_ref().unwrap();
+        assert_eq!(
+            (volume.image.as_str(), volume.sub_path.as_str()),
+            ("x", "etc/x")
+        );
+        let wrong = |change: fn(&mut cri::Mount), expect: &str| {
+            let mut mount = mount.clone();
+            change(&mut mount);
+            refused(
+                |c| c.mounts = vec![mount],
+                &format!("config.mounts[0].{expect}"),
+            );
+        };
+        wrong(
+            |m| m.readonly = false,
+            "readonly: an image can only be mounted read-only",
+        );
+        wrong(
+            |m| m.host_path = "/h".into(),
+            "host_path: cannot be had together with an image",
+        );
+        wrong(
+            |m| m.image_sub_path = "a/../../b".into(),
+            "image_sub_path: leaves the image",
+        );
+        wrong(|m| m.image = None, "image_sub_path: needs an image");
     }
 
     #[test]
