@@ -241,8 +241,13 @@ impl PodTask {
             },
         };
         let id = container.record.id.clone();
+        let shim = container.process.shim.clone();
         self.pod.containers.insert(id.clone(), container);
         self.pod.publish_container(&id);
+        if shim.is_some_and(|shim| shim.is_gone()) {
+            // Said before there was a container to say it of; it would not be said again.
+            drop(self.pod.teller.send(News::Gone(id.clone())));
+        }
         result.map(|()| id)
     }
 

@@ -230,6 +230,11 @@ impl Shim {
         Ok(shim)
     }
 
+    /// Whether the connection has ended, which [`News::Gone`] tells a little later.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.waiting.lock().expect(LOCK).closed
+    }
+
     /// Makes a request and waits for its answer.
     pub(crate) async fn call(
         &self,
