@@ -46,6 +46,7 @@ mod layer;
 mod manifest;
 mod mount;
 mod platform;
+mod progress;
 mod pull;
 mod reference;
 mod registry;
@@ -65,6 +66,8 @@ pub use error::Error;
 use flight::{Flights, blocking};
 use mount::Uppers;
 use platform::Platform;
+use progress::Progress;
+pub use progress::{LayerProgress, PullProgress};
 use reference::Reference;
 use registry::{Limits, Registry};
 use store::catalog::Catalog;
@@ -77,7 +80,9 @@ use usage::Measured;
 pub struct Config {
     /// Folder of the store; made if missing.
     pub root: PathBuf,
-    /// Folder with `<host>/hosts.toml`; need not exist.
+    /// Folder with `<host>/hosts.toml`; need not exist. Beside it may lie `registries.conf` (and
+    /// `registries.conf.d`; containers-registries.conf(5)) for registries without a folder, and
+    /// `credentials.json` (the form of Docker's `config.json`) for pulls that bring no credentials.
     pub registry_config: PathBuf,
 }
 
@@ -97,6 +102,8 @@ pub struct Store {
     pulls: Flights<(String, String), String>,
     /// Layers under way, by the digests of their tar and of what is sent.
     layer_flights: Flights<(Digest, Digest), Arc<Lease>>,
+    /// What is shown of the pulls under way.
+    progress: Progress,
     /// Bounds how many layers are unpacked at the same time.
     slots: Semaphore,
 }
@@ -186,6 +193,7 @@ impl Store {
             platform: Platform::host(),
             pulls: Flights::default(),
             layer_flights: Flights::default(),
+            progress: Progress::default(),
             slots: Semaphore::new(pull::layers_at_once()),
         }))
     }
@@ -210,6 +218,12 @@ impl Store {
         pulled
             .await
             .map_err(|error| error.within(format!("pulling {reference}")))
+    }
+
+    /// The pulls under way, the oldest first. Never waits.
+    #[must_use]
+    pub fn pulls(&self) -> Vec<PullProgress> {
+        self.progress.all()
     }
 
     /// Reads an OCI layout (folder or tar) or a docker archive; answers with the ids.

@@ -4,6 +4,7 @@
 //! record is in the catalogue nothing is visible; when the last caller goes, all is undone.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -16,8 +17,9 @@ use crate::error::During;
 use crate::flight::{Cancelled, blocking};
 use crate::layer::{Promise, build};
 use crate::manifest::{Descriptor, Document, Manifest, parse_config};
+use crate::progress::{self, Counter};
 use crate::reference::Reference;
-use crate::registry::{Repository, Resolved, Served, body_chunk, pause};
+use crate::registry::{Pace, Repository, Resolved, Served, pause};
 use crate::store::layers::Lease;
 use crate::store::record::{Names, Received};
 use crate::{Credentials, Error, Store};
@@ -48,7 +50,9 @@ pub(crate) async fn pull(
     credentials: Option<Credentials>,
     cancelled: Cancelled,
 ) -> Result<String, Error> {
-    let repository = Arc::new(store.registry.repository(&name, credentials.as_ref())?);
+    let shown = store.progress.begin(&name.to_string());
+    let registry = &store.registry;
+    let repository = Arc::new(registry.repository(&name, credentials.as_ref()).await?);
     let resolved = repository.resolve().await?;
     let names = Names {
         // A name with a digest does not say what its tag means now.
@@ -61,7 +65,9 @@ pub(crate) async fn pull(
     let (served, manifest) = find_manifest(&store, &repository, resolved).await?;
     let config = repository.small_blob(&manifest.config).await?;
     let (_, diff_ids) = parse_config(&config, manifest.layers.len())?;
-    let leases = fetch_layers(&store, &repository, &manifest.layers, &diff_ids).await?;
+    let counters = shown.layers(&manifest.layers);
+    let fetched = fetch_layers(&store, &repository, &manifest.layers, &diff_ids, counters);
+    let leases = telling(&shown, fetched).await?;
     let received = Received {
         id: manifest.config.digest,
         layers: diff_ids,
@@ -72,6 +78,17 @@ pub(crate) async fn pull(
     let id = received.id.as_str().to_owned();
     blocking(move || show(&store, received, &names, &leases, &cancelled)).await?;
     Ok(id)
+}
+
+/// Tells in the log how far a pull is until it has ended.
+async fn telling<T>(shown: &progress::Pull, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match tokio::time::timeout(progress::TELL_EVERY, &mut work).await {
+            Ok(done) => return done,
+            Err(_) => shown.tell(),
+        }
+    }
 }
 
 /// What is here already under that digest only gets the name: the registry was asked, which is
@@ -168,18 +185,24 @@ async fn fetch_layers(
     repository: &Arc<Repository>,
     layers: &[Descriptor],
     diff_ids: &[Digest],
+    counters: Vec<Arc<Counter>>,
 ) -> Result<Vec<Arc<Lease>>, Error> {
-    let wanted: BTreeMap<&Digest, &Descriptor> = diff_ids.iter().zip(layers).collect();
+    let layers = layers.iter().zip(counters);
+    let wanted: BTreeMap<&Digest, (&Descriptor, Arc<Counter>)> =
+        diff_ids.iter().zip(layers).collect();
     let mut wanted: Vec<_> = wanted.into_iter().collect();
     // The largest first: begun last, it would be waited for alone.
-    wanted.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
+    wanted.sort_by_key(|(_, (layer, _))| std::cmp::Reverse(layer.size));
     let mut fetches = JoinSet::new();
-    for (diff_id, layer) in wanted {
+    for (diff_id, (layer, counter)) in wanted {
         fetches.spawn(layer_of(
             Arc::clone(store),
             Arc::clone(repository),
-            layer.clone(),
-            diff_id.clone(),
+            Wanted {
+                layer: layer.clone(),
+                diff_id: diff_id.clone(),
+                counter,
+            },
         ));
     }
     let mut leases = Vec::new();
@@ -190,28 +213,42 @@ async fn fetch_layers(
     Ok(leases)
 }
 
+/// A layer that a pull needs.
+struct Wanted {
+    layer: Descriptor,
+    diff_id: Digest,
+    counter: Arc<Counter>,
+}
+
 /// A layer: the one that is here, the one that is on its way, or a new fetch.
 async fn layer_of(
     store: Arc<Store>,
     repository: Arc<Repository>,
-    layer: Descriptor,
-    diff_id: Digest,
+    wanted: Wanted,
 ) -> Result<Arc<Lease>, Error> {
-    if let Some(lease) = store.layers.lease(&diff_id) {
+    let counter = Arc::clone(&wanted.counter);
+    if let Some(lease) = store.layers.lease(&wanted.diff_id) {
+        counter.verified();
         return Ok(Arc::new(lease));
     }
     // Also by what is sent: a manifest that lies about a layer must not spoil it for others.
-    let key = (diff_id.clone(), layer.digest.clone());
-    let work = |_| fetch_layer(Arc::clone(&store), repository, layer, diff_id);
-    store.layer_flights.join(&key, work).await
+    let key = (wanted.diff_id.clone(), wanted.layer.digest.clone());
+    let work = |_| fetch_layer(Arc::clone(&store), repository, wanted);
+    let lease = store.layer_flights.join(&key, work).await?;
+    counter.verified();
+    Ok(lease)
 }
 
 async fn fetch_layer(
     store: Arc<Store>,
     repository: Arc<Repository>,
-    layer: Descriptor,
-    diff_id: Digest,
+    wanted: Wanted,
 ) -> Result<Arc<Lease>, Error> {
+    let Wanted {
+        layer,
+        diff_id,
+        counter,
+    } = wanted;
     let closed = |_| Error::Other("the store is closed".into());
     let _slot = store.slots.acquire().await.map_err(closed)?;
     if let Some(lease) = store.layers.lease(&diff_id) {
@@ -238,7 +275,7 @@ async fn fetch_layer(
         staging.publish(&promise.diff_id, contents)
     });
     // What goes wrong on the way is sent along, so the unpacking tells it.
-    let ((), unpacked) = tokio::join!(feed(&repository, &layer, &sender), unpack);
+    let ((), unpacked) = tokio::join!(feed(&repository, &layer, &sender, &counter), unpack);
     unpacked.map(Arc::new)
 }
 
@@ -251,11 +288,20 @@ enum Part {
 }
 
 /// Hands a layer on as it comes in. A connection that breaks is taken up again where it broke.
-async fn feed(repository: &Repository, layer: &Descriptor, sender: &mpsc::Sender<Part>) {
-    let room = Arc::new(Semaphore::new(MAX_WAITING as usize));
+async fn feed(
+    repository: &Repository,
+    layer: &Descriptor,
+    sender: &mpsc::Sender<Part>,
+    counter: &Counter,
+) {
+    let taker = Taker {
+        sender,
+        room: Arc::new(Semaphore::new(MAX_WAITING as usize)),
+        counter,
+    };
     let (mut done, mut counted_from, mut failures) = (0, 0, 0);
     let last = loop {
-        let broken = match feed_once(repository, layer, sender, &room, &mut done).await {
+        let broken = match feed_once(repository, layer, &taker, &mut done).await {
             Ok(last) => break last,
             Err(broken) => broken,
         };
@@ -280,8 +326,7 @@ async fn feed(repository: &Repository, layer: &Descriptor, sender: &mpsc::Sender
 async fn feed_once(
     repository: &Repository,
     layer: &Descriptor,
-    sender: &mpsc::Sender<Part>,
-    room: &Arc<Semaphore>,
+    taker: &Taker<'_>,
     done: &mut u64,
 ) -> Result<Part, String> {
     let (mut response, start) = match repository.blob(&layer.digest, *done).await {
@@ -290,28 +335,39 @@ async fn feed_once(
         Err(error) => return Ok(Part::Failed(error)),
     };
     let mut skip = *done - start;
-    while let Some(mut bytes) = body_chunk(&mut response, repository.limits()).await? {
+    let mut pace = Pace::default();
+    while let Some(mut bytes) = pace.chunk(&mut response, repository.limits()).await? {
         let known = skip.min(bytes.len() as u64);
         skip -= known;
         bytes = bytes.slice(usize::try_from(known).unwrap_or(bytes.len())..);
         *done += bytes.len() as u64;
-        if !bytes.is_empty() && !hand_on(bytes, sender, room).await {
+        taker.counter.received(*done);
+        if !bytes.is_empty() && !taker.hand_on(bytes).await {
             break;
         }
     }
     Ok(Part::End)
 }
 
-/// Waits for room; `false` if nobody takes it any more.
-async fn hand_on(bytes: Bytes, sender: &mpsc::Sender<Part>, room: &Arc<Semaphore>) -> bool {
-    let count = u32::try_from(bytes.len()).unwrap_or(MAX_WAITING);
-    let taken = Arc::clone(room).acquire_many_owned(count.min(MAX_WAITING));
-    tokio::select! {
-        permit = taken => match permit {
-            Ok(permit) => sender.send(Part::Bytes(bytes, permit)).await.is_ok(),
-            Err(_) => false,
-        },
-        () = sender.closed() => false,
+/// The thread that unpacks, as the one who feeds it sees it.
+struct Taker<'a> {
+    sender: &'a mpsc::Sender<Part>,
+    room: Arc<Semaphore>,
+    counter: &'a Counter,
+}
+
+impl Taker<'_> {
+    /// Waits for room; `false` if nobody takes it any more.
+    async fn hand_on(&self, bytes: Bytes) -> bool {
+        let count = u32::try_from(bytes.len()).unwrap_or(MAX_WAITING);
+        let taken = Arc::clone(&self.room).acquire_many_owned(count.min(MAX_WAITING));
+        tokio::select! {
+            permit = taken => match permit {
+                Ok(permit) => self.sender.send(Part::Bytes(bytes, permit)).await.is_ok(),
+                Err(_) => false,
+            },
+            () = self.sender.closed() => false,
+        }
     }
 }
 

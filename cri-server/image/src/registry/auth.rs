@@ -19,6 +19,8 @@ use crate::digest::Digest;
 
 /// How long a token counts that does not say (the token specification's default).
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// What we call ourselves before token servers.
+const CLIENT: &str = "wherry";
 /// Most authorizations that are remembered.
 const MAX_REMEMBERED: usize = 1000;
 
@@ -117,7 +119,7 @@ pub(crate) enum Answer {
 }
 
 /// How a token is asked for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenRequest {
     /// Where, with the query of the form by `GET`.
     pub(crate) url: Url,
@@ -125,6 +127,8 @@ pub(crate) struct TokenRequest {
     pub(crate) authorization: Option<String>,
     /// The body of the form by `POST`.
     pub(crate) form: Option<String>,
+    /// How to ask a server that does not understand this.
+    pub(crate) older: Option<Box<TokenRequest>>,
 }
 
 /// Decides how to answer. `scope` is asked for if the registry names none.
@@ -159,7 +163,7 @@ fn token_request(
     scope: &str,
     plain: bool,
 ) -> Option<TokenRequest> {
-    let mut url = Url::parse(challenge.parameters.get("realm")?).ok()?;
+    let url = Url::parse(challenge.parameters.get("realm")?).ok()?;
     let secure = url.scheme() == "https" || plain;
     if !secure && *identity != Identity::Anonymous {
         return None;
@@ -171,28 +175,52 @@ fn token_request(
     let service = challenge.parameters.get("service");
     let mut pairs: Vec<(&str, &str)> = vec![("scope", scope)];
     pairs.extend(service.map(|service| ("service", service.as_str())));
-    let (mut authorization, mut form) = (None, None);
-    match identity {
+    Some(match identity {
         Identity::Refresh(token) => {
             pairs.extend([
                 ("grant_type", "refresh_token"),
-                ("client_id", "wherry"),
+                ("client_id", CLIENT),
                 ("refresh_token", token),
             ]);
-            form = Some(encode(&pairs));
+            by_post(url, &pairs)
         }
         Identity::Basic(user, password) => {
-            pairs.push(("account", user));
-            authorization = Some(basic(user, password));
-            url.query_pairs_mut().extend_pairs(pairs);
+            let mut older = by_get(url.clone(), &[&pairs[..], &[("account", user)]].concat());
+            older.authorization = Some(basic(user, password));
+            pairs.extend([
+                ("grant_type", "password"),
+                ("client_id", CLIENT),
+                ("username", user),
+                ("password", password),
+            ]);
+            TokenRequest {
+                older: Some(Box::new(older)),
+                ..by_post(url, &pairs)
+            }
         }
-        Identity::Anonymous | Identity::Token(_) => drop(url.query_pairs_mut().extend_pairs(pairs)),
-    }
-    Some(TokenRequest {
-        url,
-        authorization,
-        form,
+        Identity::Anonymous | Identity::Token(_) => by_get(url, &pairs),
     })
+}
+
+/// The older form, which all servers know.
+fn by_get(mut url: Url, pairs: &[(&str, &str)]) -> TokenRequest {
+    url.query_pairs_mut().extend_pairs(pairs);
+    TokenRequest {
+        url,
+        authorization: None,
+        form: None,
+        older: None,
+    }
+}
+
+/// The form of OAuth2.
+fn by_post(url: Url, pairs: &[(&str, &str)]) -> TokenRequest {
+    TokenRequest {
+        url,
+        authorization: None,
+        form: Some(encode(pairs)),
+        older: None,
+    }
 }
 
 fn encode(pairs: &[(&str, &str)]) -> String {

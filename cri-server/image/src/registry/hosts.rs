@@ -14,6 +14,7 @@ use serde::de::{MapAccess, Visitor};
 
 use crate::Error;
 use crate::error::During;
+use crate::reference::Reference;
 
 /// How long connecting may take if the file does not say.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +34,15 @@ pub(crate) struct Host {
     pub(crate) link: Link,
     /// Sent with each request.
     pub(crate) headers: Vec<(String, String)>,
+    /// The repository's name there, if it is another one than that which was asked for.
+    pub(crate) repository: Option<String>,
+}
+
+impl Host {
+    /// The repository's name at this host.
+    pub(crate) fn repository<'a>(&'a self, name: &'a Reference) -> &'a str {
+        self.repository.as_deref().unwrap_or(name.path())
+    }
 }
 
 /// How a host is connected to.
@@ -128,13 +138,13 @@ impl<'de> Deserialize<'de> for Hosts {
     }
 }
 
-/// The hosts to ask about a registry, in order.
-pub(crate) fn read(folder: &Path, registry: &str) -> Result<Vec<Host>, Error> {
+/// The hosts to ask about a registry, in order; nothing if no file speaks of it.
+pub(crate) fn read(folder: &Path, registry: &str) -> Result<Option<Vec<Host>>, Error> {
     let underscored = registry.replace(':', "_") + "_";
     for name in [underscored.as_str(), registry, "_default"] {
         let path = folder.join(name).join("hosts.toml");
         match std::fs::read_to_string(&path) {
-            Ok(text) => return parse(&text, registry, &path),
+            Ok(text) => return parse(&text, registry, &path).map(Some),
             Err(cause)
                 if matches!(
                     cause.kind(),
@@ -143,7 +153,7 @@ pub(crate) fn read(folder: &Path, registry: &str) -> Result<Vec<Host>, Error> {
             Err(cause) => return Err(Error::io(format!("reading {}", path.display()), &cause)),
         }
     }
-    Ok(vec![default_server(registry)?])
+    Ok(None)
 }
 
 /// Reads all files, so that a wrong one is known from the start.
@@ -222,6 +232,7 @@ impl Table {
             pull: allowed("pull"),
             upstream: false,
             headers: headers(&self.header)?,
+            repository: None,
             link: Link {
                 ca: self
                     .ca
@@ -316,7 +327,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A registry that no file speaks of. One on this very machine is spoken to in plain HTTP.
-fn default_server(registry: &str) -> Result<Host, Error> {
+pub(crate) fn default_server(registry: &str) -> Result<Host, Error> {
     let url = default_url(registry);
     let host = Table::default().host(&url, Path::new("/"));
     let host = host.map_err(|reason| Error::Other(format!("registry {registry:?}: {reason}")))?;
@@ -324,6 +335,29 @@ fn default_server(registry: &str) -> Result<Host, Error> {
         upstream: true,
         ..host
     })
+}
+
+/// The host of a name, and the same without encryption if that will do.
+pub(crate) fn plain_and_encrypted(host: &str, insecure: bool) -> Result<Vec<Host>, Error> {
+    let encrypted = default_server(host)?;
+    if !insecure || encrypted.api.scheme() == "http" {
+        return Ok(vec![Host {
+            upstream: false,
+            ..encrypted
+        }]);
+    }
+    let wrong = |reason: String| Error::Other(format!("registry {host:?}: {reason}"));
+    let plain = Table::default().host(&format!("http://{host}"), Path::new("/"));
+    let anybody = Link {
+        skip_verify: true,
+        ..encrypted.link.clone()
+    };
+    let encrypted = Host {
+        upstream: false,
+        link: anybody,
+        ..encrypted
+    };
+    Ok(vec![encrypted, plain.map_err(wrong)?])
 }
 
 fn default_url(registry: &str) -> String {
@@ -434,17 +468,17 @@ mod tests {
         write("_default", "http://default");
         write("a.io:1", "http://plain");
         write("b.io_1_", "http://underscored");
-        let first = |registry: &str| read(temp.path(), registry).unwrap()[0].api.to_string();
+        let first = |registry: &str| {
+            let hosts = read(temp.path(), registry).unwrap().unwrap();
+            hosts[0].api.to_string()
+        };
         assert_eq!(first("a.io:1"), "http://plain/v2");
         assert_eq!(first("b.io:1"), "http://underscored/v2");
         assert_eq!(first("c.io"), "http://default/v2");
         check_all(temp.path()).unwrap();
-        assert_eq!(
-            read(Path::new("/nonexistent"), "c.io").unwrap()[0]
-                .api
-                .as_str(),
-            "https://c.io/v2"
-        );
+        assert_eq!(read(Path::new("/nonexistent"), "c.io").unwrap(), None);
+        let server = default_server("c.io").unwrap();
+        assert_eq!(server.api.as_str(), "https://c.io/v2");
     }
 
     #[test]

@@ -3,10 +3,15 @@
 //! It resolves names and fetches manifests and blobs, from the first of several hosts that has
 //! them. It checks the digest of what it returns whole; content that it hands on as a stream is
 //! checked by whoever reads it. It stores nothing.
+//!
+//! Beside the folder of `hosts.toml` files may lie `registries.conf` (and `.d`), for registries that
+//! have no folder, and `credentials.json`, for pulls that bring no credentials.
 
 mod auth;
 mod challenge;
+mod conf;
 pub(crate) mod hosts;
+mod node;
 mod send;
 
 use std::path::PathBuf;
@@ -25,7 +30,11 @@ use crate::{Credentials, Error};
 use auth::Identity;
 use hosts::Host;
 use send::{Ask, Failure, Sender, backoff};
-pub(crate) use send::{Limits, chunk as body_chunk};
+pub(crate) use send::{Limits, Pace};
+
+/// Names of files beside the folder of `hosts.toml` files.
+const REGISTRIES: &str = "registries.conf";
+const CREDENTIALS: &str = "credentials.json";
 
 /// All registries.
 #[derive(Debug)]
@@ -65,6 +74,7 @@ impl Registry {
     /// `folder` has the `hosts.toml` files; a wrong one is an error now.
     pub(crate) fn new(folder: PathBuf, limits: Limits) -> Result<Arc<Self>, Error> {
         hosts::check_all(&folder)?;
+        conf::check(&folder.with_file_name(REGISTRIES))?;
         Ok(Arc::new(Self {
             folder,
             sender: Sender::new(limits),
@@ -72,21 +82,38 @@ impl Registry {
     }
 
     /// Prepares to ask about a name.
-    pub(crate) fn repository(
+    pub(crate) async fn repository(
         self: &Arc<Self>,
         name: &Reference,
         credentials: Option<&Credentials>,
     ) -> Result<Repository, Error> {
-        let credentials =
-            credentials.filter(|c| auth::is_meant_for(&c.server_address, name.domain()));
-        let identity = Identity::of(credentials).map_err(Error::Denied)?;
-        let hosts = hosts::read(&self.folder, name.domain())?;
+        let hosts = self.hosts(name)?;
+        let own = match credentials {
+            Some(_) => None,
+            None => {
+                node::credentials(&self.folder.with_file_name(CREDENTIALS), name.domain()).await?
+            }
+        };
+        let credentials = credentials
+            .or(own.as_ref())
+            .filter(|c| auth::is_meant_for(&c.server_address, name.domain()));
         Ok(Repository {
             registry: Arc::clone(self),
             name: name.clone(),
             hosts,
-            identity,
+            identity: Identity::of(credentials).map_err(Error::Denied)?,
         })
+    }
+
+    /// A folder of its own says most about a registry, then `registries.conf`, then what is usual.
+    fn hosts(&self, name: &Reference) -> Result<Vec<Host>, Error> {
+        if let Some(hosts) = hosts::read(&self.folder, name.domain())? {
+            return Ok(hosts);
+        }
+        if let Some(hosts) = conf::read(&self.folder.with_file_name(REGISTRIES), name)? {
+            return Ok(hosts);
+        }
+        Ok(vec![hosts::default_server(name.domain())?])
     }
 
     /// The limits in force.

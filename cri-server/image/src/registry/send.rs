@@ -2,9 +2,9 @@
 //!
 //! It knows HTTP, not what manifests or blobs are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -25,6 +25,8 @@ const MAX_REDIRECTS: usize = 10;
 const MAX_ERROR_BODY: usize = 4096;
 /// Most of a token server's answer that is read, in bytes.
 const MAX_TOKEN_BODY: usize = 1 << 20;
+/// Most token servers whose form of asking is remembered.
+const MAX_REALMS: usize = 1000;
 /// Most clients that are kept, one for each way of connecting.
 const MAX_CLIENTS: usize = 64;
 
@@ -39,6 +41,10 @@ pub(crate) struct Limits {
     pub(crate) pause: Duration,
     /// Longest pause that a host may ask for.
     pub(crate) longest_pause: Duration,
+    /// What a host has to send while it is waited for, in bytes a second; one that drips is left.
+    pub(crate) slowest: u64,
+    /// Over how much time of waiting that is looked at.
+    pub(crate) slow_for: Duration,
 }
 
 impl Default for Limits {
@@ -48,6 +54,8 @@ impl Default for Limits {
             attempts: 5,
             pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(60),
+            slowest: 1024,
+            slow_for: Duration::from_secs(30),
         }
     }
 }
@@ -88,6 +96,8 @@ pub(crate) struct Sender {
     limits: Limits,
     clients: Mutex<HashMap<String, Client>>,
     authorizations: Cache,
+    /// Token servers that only know the older form of asking.
+    older_realms: Mutex<HashSet<String>>,
 }
 
 /// What to do after an answer that was not a success.
@@ -107,6 +117,7 @@ impl Sender {
             limits,
             clients: Mutex::default(),
             authorizations: Cache::default(),
+            older_realms: Mutex::default(),
         }
     }
 
@@ -125,7 +136,7 @@ impl Sender {
     ) -> Result<Response, Failure> {
         let key = (
             host.api.to_string(),
-            name.path().to_owned(),
+            host.repository(name).to_owned(),
             identity.fingerprint(),
         );
         let mut authorized = false;
@@ -243,17 +254,42 @@ impl Sender {
             .filter_map(|value| value.to_str().ok())
             .flat_map(challenge::parse)
             .collect();
-        let scope = format!("repository:{}:pull", name.path());
+        let scope = format!("repository:{}:pull", host.repository(name));
         let plain = host.api.scheme() == "http";
         let (header, until) = match answer(&challenges, identity, &scope, plain) {
             Answer::Header(header) => (header, Instant::now() + Duration::from_secs(3600)),
-            Answer::Fetch(request) => self.token(host, request).await?,
+            Answer::Fetch(request) => self.token_somehow(host, request).await?,
             Answer::Nothing => {
                 return Err(Failure::Denied("the registry wants credentials".into()));
             }
         };
         self.authorizations.put(key.clone(), header, until);
         Ok(())
+    }
+
+    /// Asks for a token in the newer form, or in the older one where only that is understood.
+    async fn token_somehow(
+        &self,
+        host: &Host,
+        ask: TokenRequest,
+    ) -> Result<(String, Instant), Failure> {
+        let Some(older) = ask.older.clone() else {
+            return self.token(host, ask).await;
+        };
+        let realm = ask.url.to_string();
+        if !lock(&self.older_realms).contains(&realm) {
+            match self.token(host, ask).await {
+                Err(Failure::Denied(_) | Failure::Refused(_) | Failure::Missing) => {}
+                other => return other,
+            }
+        }
+        let answer = self.token(host, *older).await?;
+        let mut realms = lock(&self.older_realms);
+        if realms.len() >= MAX_REALMS {
+            realms.clear();
+        }
+        realms.insert(realm);
+        Ok(answer)
     }
 
     async fn token(&self, host: &Host, ask: TokenRequest) -> Result<(String, Instant), Failure> {
@@ -293,7 +329,7 @@ impl Sender {
             (!plain).then_some(&host.link),
             changed(&host.link)
         );
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = lock(&self.clients);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
@@ -304,6 +340,10 @@ impl Sender {
         clients.insert(key, client.clone());
         Ok(client)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When the files that a link names were written last: a renewed certificate needs no restart.
@@ -368,12 +408,12 @@ fn question(host: &Host, name: &Reference, ask: &Ask<'_>) -> Result<Url, Failure
     let text = format!(
         "{}/{}/{}",
         host.api.as_str().trim_end_matches('/'),
-        name.path(),
+        host.repository(name),
         ask.path
     );
     let mut url =
         Url::parse(&text).map_err(|cause| Failure::Refused(format!("{text}: {cause}")))?;
-    if !host.upstream {
+    if !host.upstream && host.repository.is_none() {
         // A mirror serves several registries and has to be told which one is meant.
         url.query_pairs_mut().append_pair("ns", name.domain());
     }
@@ -433,6 +473,37 @@ pub(crate) async fn chunk(
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) => Err(format!("{host} broke off: {}", first_cause(&error))),
         Err(_) => Err(format!("{host} sent nothing for {:?}", limits.silence)),
+    }
+}
+
+/// Watches how fast a body comes in. Only time spent waiting for the host counts, not that in which
+/// nobody takes what it sent.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// The next part of a body, as [`chunk`]; a host that sends too little counts as broken.
+    pub(crate) async fn chunk(
+        &mut self,
+        response: &mut Response,
+        limits: &Limits,
+    ) -> Result<Option<Bytes>, String> {
+        let started = Instant::now();
+        let got = chunk(response, limits).await?;
+        self.waited += started.elapsed();
+        self.bytes += got.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if self.waited >= limits.slow_for {
+            let least = limits.slowest * self.waited.as_secs().max(1);
+            let Self { waited, bytes } = std::mem::take(self);
+            if bytes < least && got.is_some() {
+                let host = place(response.url());
+                return Err(format!("{host} sent only {bytes} bytes in {waited:?}"));
+            }
+        }
+        Ok(got)
     }
 }
 

@@ -5,6 +5,7 @@ mod debian;
 mod images;
 mod imports;
 mod mounts;
+mod node;
 mod pulls;
 pub(crate) mod server;
 pub(crate) mod tars;
@@ -27,6 +28,8 @@ fn store_at(root: &Path) -> Arc<Store> {
         attempts: 3,
         pause: Duration::from_millis(2),
         longest_pause: Duration::from_secs(2),
+        slowest: 100,
+        slow_for: Duration::from_millis(400),
     };
     Store::open_with(&config, limits).unwrap()
 }

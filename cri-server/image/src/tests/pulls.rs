@@ -244,6 +244,7 @@ async fn tokens_are_fetched_in_all_forms() {
             let body = String::from_utf8_lossy(&request.body).into_owned();
             let token = match request.header("authorization") {
                 "" if body.contains("refresh_token=idt") => "refreshed",
+                "" if body.contains("username=u&password=p") => "basic",
                 "" => "anonymous",
                 _ => "basic",
             };
@@ -533,4 +534,37 @@ async fn a_registry_with_a_private_authority_is_trusted_when_configured() {
         );
         store.remove(&name).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_host_that_drips_is_left_and_progress_is_shown() {
+    let (temp, image) = (temp(), simple(&"long".repeat(2000)));
+    let shelf = Shelf::default().image("a", "1", &image);
+    let server = Server::start(move |request| {
+        let mut reply = shelf.serve(request);
+        if request.path().contains("/blobs/") && reply.body.len() > 2000 {
+            reply.drip = Some(std::time::Duration::from_millis(20));
+        }
+        reply
+    });
+    let store = store_at(temp.path());
+    let name = format!("{}/a:1", server.name());
+    let pull = store.pull(&name, None);
+    let watch = async {
+        loop {
+            if let Some(shown) = store.pulls().pop().filter(|shown| shown.received() > 0) {
+                return shown;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (pulled, shown) = tokio::join!(pull, watch);
+    let error = pulled.unwrap_err();
+    assert!(
+        matches!(&error, Error::Unavailable(text) if text.contains("sent only")),
+        "{error}"
+    );
+    assert_eq!((shown.reference, shown.layers.len()), (name, 3));
+    assert!(store.pulls().is_empty());
+    nothing_left(temp.path()).await;
 }

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What was asked.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// After how many bytes of the body nothing more comes.
     pub(crate) stall: Option<usize>,
+    /// Sends one byte at a time, with this pause between them.
+    pub(crate) drip: Option<Duration>,
 }
 
 impl Reply {
@@ -162,6 +165,9 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     if is_head {
         return Ok(());
     }
+    if let Some(pause) = reply.drip {
+        return drip(stream, &reply.body, pause, shared);
+    }
     let end = reply
         .cut
         .or(reply.stall)
@@ -176,6 +182,24 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
                 .1
                 .wait_while(guard, |()| !shared.stopped.load(Ordering::SeqCst)),
         );
+    }
+    Ok(())
+}
+
+/// Ends with the server, or when the client has had enough.
+fn drip(
+    mut stream: &TcpStream,
+    body: &[u8],
+    pause: Duration,
+    shared: &Shared,
+) -> std::io::Result<()> {
+    for byte in body {
+        stream.write_all(&[*byte])?;
+        let guard = shared.stalled.0.lock().unwrap();
+        drop(shared.stalled.1.wait_timeout(guard, pause));
+        if shared.stopped.load(Ordering::SeqCst) {
+            break;
+        }
     }
     Ok(())
 }
