@@ -264,7 +264,7 @@ fn program(what: &str, path: &Path) -> Result<PathBuf, Error> {
 fn settle_network(file: NetworkFile, root: &Path, state: &Path) -> Result<network::Config, Error> {
     let bin_dirs = file
         .cni_bin_dirs
-        .unwrap_or_else(|| vec!["/opt/cni/bin".into()]);
+        .unwrap_or_else(|| vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()]);
     let text = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.into());
     Ok(network::Config {
         mode: mode(file.mode.as_deref())?,
@@ -525,6 +525,14 @@ mod tests {
             (
                 "[network]\nbridge = \"much-too-long-name\"",
                 "network.bridge",
+            ),
+            (
+                "[streaming]\naddress = \"here\"",
+                "streaming.address: an address and a port are wanted",
+            ),
+            (
+                "[streaming]\ncertificate = \"/c.pem\"",
+                "streaming.key: the certificate needs its key",
             ),
             (
                 "[network]\ncni_bin_dirs = [1]",
