@@ -43,6 +43,11 @@ fn manager() -> Option<String> {
         .filter(|path| path.starts_with(['/', '@']))
 }
 
+/// A container would get a socket to report on.
+pub(crate) fn is_wanted() -> bool {
+    manager().is_some()
+}
+
 fn outside(folder: &Folder) -> PathBuf {
     folder.path().join("notify")
 }

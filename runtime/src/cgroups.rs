@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup::{Driver, Group, Host, Property};
 use oci_spec::runtime::LinuxResources;
-use serde::Deserialize as _;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::failure::{Attempt, Failure, Result, because};
@@ -15,7 +15,7 @@ use crate::failure::{Attempt, Failure, Result, because};
 const UNIT_PROPERTY: &str = "org.systemd.property.";
 
 /// Who makes control groups.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Manager {
     #[default]
     Cgroupfs,

@@ -193,8 +193,8 @@ impl Container {
 
 /// Field 22 of `/proc/PID/stat`; `None` if there is no such process or it has ended.
 pub(crate) fn process_start(pid: i32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&text)
+    let text = crate::file::read(Path::new(&format!("/proc/{pid}/stat"))).ok()?;
+    parse_stat(&String::from_utf8_lossy(&text))
 }
 
 /// proc_pid_stat(5): the name may hold anything, but no field behind it has a parenthesis.

@@ -15,6 +15,7 @@ mod container;
 mod context;
 mod failure;
 mod features;
+mod file;
 mod filter;
 mod hooks;
 mod init;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, open};
 use serde_json::value::RawValue;
 
 use crate::cgroups::{self, ContainerGroup, Entrance};
@@ -21,7 +20,9 @@ use crate::reap::reap;
 use crate::spec::Spec;
 use crate::state::{Folder, Noted, Own, RuncConfig, State};
 use crate::sync::{self, Message, ParentEnd};
-use crate::{activation, container, listener, messages, process_limits, time, user_namespace};
+use crate::{
+    activation, container, file, listener, messages, process_limits, time, user_namespace,
+};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(crate) struct Request<'a> {
     pub(crate) config: &'a Path,
     pub(crate) choices: Choices,
     pub(crate) preserved: u32,
+    /// The program may start as soon as all is ready, without a `start`.
+    pub(crate) at_once: bool,
     /// Where the terminal's master goes.
     pub(crate) console: Option<&'a OwnedFd>,
 }
@@ -42,11 +45,50 @@ pub(crate) struct Request<'a> {
 pub(crate) struct Created {
     pub(crate) container: container::Container,
     pub(crate) child: Child,
+    /// It does not wait: it was to start at once, and nothing had to come in between.
+    pub(crate) started: bool,
+}
+
+/// What the first process waits at.
+enum Gate {
+    /// A file, for another `wrun` to open.
+    File(OwnedFd),
+    /// A pipe, for this one.
+    Pipe { inside: OwnedFd, outside: OwnedFd },
+}
+
+impl Gate {
+    fn make(folder: &Folder, at_once: bool) -> Result<Gate> {
+        if !at_once {
+            return folder.make_gate().map(Gate::File);
+        }
+        let (inside, outside) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .attempt(|| "make the gate".to_owned())?;
+        Ok(Gate::Pipe { inside, outside })
+    }
+
+    fn inside(&self) -> &OwnedFd {
+        match self {
+            Gate::File(fd) | Gate::Pipe { inside: fd, .. } => fd,
+        }
+    }
+
+    fn opens_at_once(&self) -> bool {
+        matches!(self, Gate::Pipe { .. })
+    }
+
+    /// Lets the child through when it comes by.
+    fn open_early(&self) -> Result<()> {
+        if let Gate::Pipe { outside, .. } = self {
+            rustix::io::write(outside, b"s").attempt(|| "open the gate".to_owned())?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads a `config.json`.
 pub(crate) fn read_config(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).attempt(|| format!("open {}", path.display()))
+    file::read(path).attempt(|| format!("open {}", path.display()))
 }
 
 /// Parses its bytes.
@@ -57,14 +99,14 @@ pub(crate) fn parse_config<'a>(path: &Path, bytes: &'a [u8]) -> Result<Spec<'a>>
 
 /// Asks the host what a plan depends on.
 pub(crate) fn host_facts(cgroup_v2: bool) -> Result<HostFacts> {
-    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
-    let last = last.and_then(|text| text.trim().parse().ok()).unwrap_or(40);
+    let last = file::read(Path::new("/proc/sys/kernel/cap_last_cap")).ok();
+    let last = last.and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok());
     let sets = rustix::thread::capabilities(None).attempt(|| "read capabilities".to_owned())?;
     let has_mknod = sets
         .effective
         .contains(rustix::thread::CapabilitySet::MKNOD);
     Ok(HostFacts {
-        last_capability: last,
+        last_capability: last.unwrap_or(40),
         may_make_nodes: has_mknod && in_initial_user_namespace(),
         cgroup_v2,
     })
@@ -172,20 +214,13 @@ impl Maker<'_> {
     fn make(&self, cgroup_path: Option<&str>) -> Result<Created> {
         let hooks = AllHooks::of(&self.spec.hooks)?;
         let filter = self.filter()?;
-        self.folder.note_groups(&Noted {
-            paths: self.group.paths(),
-            unit: self.group.unit(),
-        })?;
+        let path = cgroup_path.map(str::to_owned);
+        self.folder
+            .note_groups(&Noted(self.context.manager, path))?;
         activation::make_folder(self.folder)?;
         let folders = self.make_group(cgroup_path)?;
         let sources = prepare::sources(self.plan, CgroupFolders { own: &folders })?;
-        self.folder.make_gate()?;
-        let gate = open(
-            self.folder.gate(),
-            OFlags::RDWR | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .attempt(|| "open the gate".to_owned())?;
+        let gate = Gate::make(self.folder, self.request.at_once && self.has_no_poststart())?;
         let hook_state = self.hook_state();
         let entrance = if self.group.needs_process() {
             Entrance::Made
@@ -195,17 +230,18 @@ impl Maker<'_> {
         let (child, near) = launch::first(&self.plan.namespaces, &sources, &entrance, |far| {
             let fds = Opened {
                 sources: &sources,
-                gate: &gate,
+                gate: gate.inside(),
                 entrance: &entrance,
             };
             self.live(&fds, far, filter.as_ref(), &hooks, &hook_state)
         })?;
-        match self.accompany(&child, &near, filter.as_ref(), &hooks, &hook_state) {
+        match self.accompany(&child, &near, &gate, filter.as_ref(), &hooks, &hook_state) {
             Ok(state) => {
                 let folder = self.folder.clone();
                 Ok(Created {
                     container: container::Container { folder, state },
                     child,
+                    started: gate.opens_at_once(),
                 })
             }
             Err(failure) => {
@@ -281,6 +317,7 @@ impl Maker<'_> {
         &self,
         child: &Child,
         near: &ParentEnd,
+        gate: &Gate,
         filter: Option<&Filter>,
         hooks: &AllHooks,
         hook_state: &HookState,
@@ -292,7 +329,10 @@ impl Maker<'_> {
             near.go()?;
         }
         let debug = |text: &str| self.context.log.debug(text);
-        let mut state = None;
+        // Written while the child makes its mounts, shown when it is ready.
+        let state = self.state(child.pid)?;
+        self.folder.prepare(&state)?;
+        let mut ready = false;
         loop {
             match near.next()? {
                 Some(Message::Warning(text)) => self.context.log.warning(&text),
@@ -303,7 +343,10 @@ impl Maker<'_> {
                 }
                 Some(Message::Ready) => {
                     debug("child process in init()");
-                    state = Some(self.record(child.pid)?);
+                    process_limits::apply(&self.context.log, child.pid, &self.plan.process)?;
+                    self.folder.publish()?;
+                    ready = true;
+                    gate.open_early()?;
                     near.go()?;
                 }
                 Some(Message::Listener(number)) => {
@@ -314,7 +357,11 @@ impl Maker<'_> {
                 Some(Message::Failed(text)) => return Err(Failure::new(text)),
                 Some(Message::Waiting) => {
                     debug("init: closing the pipe to signal completion");
-                    return state.ok_or_else(|| Failure::new("the child was never ready"));
+                    return if ready {
+                        Ok(state)
+                    } else {
+                        Err(Failure::new("the child was never ready"))
+                    };
                 }
                 Some(Message::Born(_)) | None => {
                     return Err(Failure::new("the container's first process was killed"));
@@ -323,12 +370,8 @@ impl Maker<'_> {
         }
     }
 
-    /// The child has made everything: it gets its limits, and the container its state.
-    fn record(&self, pid: i32) -> Result<State> {
-        process_limits::apply(&self.context.log, pid, &self.plan.process)?;
-        let state = self.state(pid)?;
-        self.folder.save(&state)?;
-        Ok(state)
+    fn has_no_poststart(&self) -> bool {
+        self.spec.hooks.poststart.is_empty()
     }
 
     fn filter(&self) -> Result<Option<Filter>> {
@@ -336,7 +379,7 @@ impl Maker<'_> {
         let Some(raw) = raw else { return Ok(None) };
         let filter = Filter::compile(raw)?;
         let path = self.folder.filter();
-        std::fs::write(&path, filter.bytes()).attempt(|| format!("write {path:?}"))?;
+        file::write(&path, filter.bytes()).attempt(|| format!("write {path:?}"))?;
         Ok(Some(filter))
     }
 

@@ -5,24 +5,29 @@
 //!                          read those; "wrun" holds what only we need.
 //! <root>/<id>/exec.fifo    exists until the container is started; its first process waits on it
 //! <root>/<id>/seccomp.bpf  the compiled filter, for exec
-//! <root>/<id>/groups.json  where its control groups are going to be: what `delete --force` needs
-//!                          of a container whose maker was killed before there was a state
+//! <root>/<id>/groups       who makes its control groups and where: what `delete --force` needs of a
+//!                          container whose maker was killed before there was a state. A link that
+//!                          leads nowhere: its text appears at once and takes no block of a disk.
 //! ```
 //!
 //! The folder's existence is the reservation of the id.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, mkdirat, mknodat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, mkdirat, mknodat, open, readlinkat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::cgroups::Manager;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::hooks::Hook;
-use crate::messages;
+use crate::{file, messages};
 
 /// Version of the part that is ours.
 const VERSION: u32 = 1;
@@ -88,12 +93,9 @@ impl Own {
     }
 }
 
-/// `groups.json`.
+/// The text of `groups`: who makes the control groups, and the path that the configuration gives.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Noted {
-    pub(crate) paths: BTreeMap<String, PathBuf>,
-    pub(crate) unit: Option<String>,
-}
+pub(crate) struct Noted(pub(crate) Manager, pub(crate) Option<String>);
 
 /// Why there is no state to be had.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +151,14 @@ impl Folder {
 
     /// Removes the folder with all that is in it.
     pub(crate) fn remove(&self) -> Result<()> {
+        // What is there as a rule; whatever else there is takes longer.
+        for name in ["state.json", "groups", "exec.fifo", "seccomp.bpf"] {
+            let _gone_or_not = unlinkat(CWD, self.path.join(name), AtFlags::empty());
+        }
+        match unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(_) => {}
+        }
         match std::fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.attempt(|| format!("remove {:?}", self.path)),
@@ -160,33 +170,31 @@ impl Folder {
         self.path.join("exec.fifo")
     }
 
-    /// Makes it.
-    pub(crate) fn make_gate(&self) -> Result<()> {
-        mknodat(
-            CWD,
-            self.gate(),
-            FileType::Fifo,
-            Mode::from_raw_mode(0o600),
-            0,
-        )
-        .attempt(|| format!("make {:?}", self.gate()))
+    /// Makes it and opens both of its ends at once.
+    pub(crate) fn make_gate(&self) -> Result<OwnedFd> {
+        let (path, mode) = (self.gate(), Mode::from_raw_mode(0o600));
+        mknodat(CWD, &path, FileType::Fifo, mode, 0).attempt(|| format!("make {path:?}"))?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        open(&path, flags, Mode::empty()).attempt(|| format!("open {path:?}"))
     }
 
     fn groups(&self) -> PathBuf {
-        self.path.join("groups.json")
+        self.path.join("groups")
     }
 
     /// Notes control groups that are about to be made.
     pub(crate) fn note_groups(&self, noted: &Noted) -> Result<()> {
-        let text = serde_json::to_vec(noted)
+        let what = || format!("write {:?}", self.groups());
+        let text = serde_json::to_string(noted)
             .map_err(|error| because("write the control groups", &error))?;
-        std::fs::write(self.groups(), text).attempt(|| format!("write {:?}", self.groups()))
+        symlinkat(&text, CWD, self.groups()).attempt(what)
     }
 
-    /// What [`Folder::note_groups`] wrote; `None` if it was not, or not to its end, in which case
-    /// there are no groups yet.
+    /// What [`Folder::note_groups`] wrote; `None` if it was not, in which case there are no groups
+    /// yet.
     pub(crate) fn noted_groups(&self) -> Option<Noted> {
-        serde_json::from_slice(&std::fs::read(self.groups()).ok()?).ok()
+        let text = readlinkat(CWD, self.groups(), Vec::new()).ok()?;
+        serde_json::from_slice(text.to_bytes()).ok()
     }
 
     /// The compiled system call filter.
@@ -196,13 +204,25 @@ impl Folder {
 
     /// Writes the state by rename: a reader sees all or nothing.
     pub(crate) fn save(&self, state: &State) -> Result<()> {
+        self.prepare(state)?;
+        self.publish()
+    }
+
+    /// Writes the state where nobody looks for it yet.
+    pub(crate) fn prepare(&self, state: &State) -> Result<()> {
         let text = serde_json::to_vec(state).map_err(|error| because("write the state", &error))?;
-        let (whole, part) = (
-            self.path.join("state.json"),
-            self.path.join("state.json.new"),
-        );
-        std::fs::write(&part, text).attempt(|| format!("write {part:?}"))?;
-        std::fs::rename(&part, &whole).attempt(|| format!("rename to {whole:?}"))
+        let part = self.unpublished();
+        file::write(&part, &text).attempt(|| format!("write {part:?}"))
+    }
+
+    /// Shows what [`Folder::prepare`] wrote.
+    pub(crate) fn publish(&self) -> Result<()> {
+        let whole = self.path.join("state.json");
+        std::fs::rename(self.unpublished(), &whole).attempt(|| format!("rename to {whole:?}"))
+    }
+
+    fn unpublished(&self) -> PathBuf {
+        self.path.join("state.json.new")
     }
 
     /// Reads the state.
@@ -212,10 +232,8 @@ impl Folder {
     /// [`Error::DoesNotExist`] if there is none, also while a container is being made.
     pub(crate) fn load(&self) -> std::result::Result<State, Error> {
         let path = self.path.join("state.json");
-        let text = match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::DoesNotExist);
-            }
+        let text = match file::read(&path) {
+            Err(Errno::NOENT) => return Err(Error::DoesNotExist),
             text => text.attempt(|| format!("read {path:?}"))?,
         };
         let state = serde_json::from_slice(&text);

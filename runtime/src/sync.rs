@@ -18,6 +18,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{read, retry_on_intr};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
@@ -150,12 +151,12 @@ impl ParentEnd {
     /// The child's next message; `None` when it has closed its end.
     pub(crate) fn next(&self) -> Result<Option<Message>> {
         wait(self.0.as_fd())?;
-        let mut frame = vec![0_u8; MAX_MESSAGE];
-        let got = match retry_on_intr(|| read(&self.0, &mut frame)) {
+        let mut frame = Vec::with_capacity(MAX_MESSAGE);
+        match retry_on_intr(|| read(&self.0, spare_capacity(&mut frame))) {
             Ok(0) | Err(rustix::io::Errno::CONNRESET) => return Ok(None),
             got => got.attempt(|| "listen to the child".to_owned())?,
         };
-        let message = Message::decode(&frame[..got]);
+        let message = Message::decode(&frame);
         message
             .map(Some)
             .ok_or_else(|| Failure::new("the child sent something unintelligible"))

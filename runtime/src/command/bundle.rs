@@ -54,6 +54,7 @@ impl<'a> Bundle<'a> {
     pub(super) fn request<'b>(
         &'b self,
         values: &Values,
+        at_once: bool,
         console: Option<&'b OwnedFd>,
     ) -> Request<'b> {
         Request {
@@ -65,6 +66,7 @@ impl<'a> Bundle<'a> {
                 no_new_keyring: values.is_set("no-new-keyring"),
             },
             preserved: self.preserved,
+            at_once,
             console,
         }
     }

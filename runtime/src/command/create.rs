@@ -16,7 +16,11 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
         .map(terminal::connect)
         .transpose()?;
     let spec = bundle.spec()?;
-    let created = parent::create(context, &spec, &bundle.request(values, console.as_ref()))?;
+    let created = parent::create(
+        context,
+        &spec,
+        &bundle.request(values, false, console.as_ref()),
+    )?;
     let pid = created.container.state.init_process_pid;
     let told = hand_over_pidfd(values, &created.child.pidfd, INIT)
         .and_then(|()| pid::write(pid_file.as_deref(), pid));

@@ -1,17 +1,17 @@
 //! `delete`: removes what is kept of a container, killing it first if that is wanted.
 
-use crate::cgroups::ContainerGroup;
+use crate::cgroups::{self, ContainerGroup};
 use crate::cli::Values;
 use crate::container::{Container, Status};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::state::{Error, Folder};
+use crate::state::{Error, Folder, Noted};
 
 pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     let force = values.is_set("force");
     let container = match Container::load(&context.root, id) {
         Err(Error::DoesNotExist) if force => {
-            delete_half_made(&Folder::of(&context.root, id)?)?;
+            delete_half_made(&Folder::of(&context.root, id)?, id)?;
             return Ok(0);
         }
         container => container?,
@@ -31,9 +31,11 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
 }
 
 /// A maker that was killed half-way leaves a folder without a state, and perhaps a group.
-fn delete_half_made(folder: &Folder) -> Result<()> {
+fn delete_half_made(folder: &Folder, id: &str) -> Result<()> {
     if let Some(noted) = folder.noted_groups() {
-        let group = ContainerGroup::open(&noted.paths, noted.unit.as_deref())?;
+        let Noted(manager, path) = noted;
+        let host = cgroups::detect()?;
+        let group = ContainerGroup::plan(&host, manager, path.as_deref(), id)?;
         group.kill()?;
         group.remove()?;
     }

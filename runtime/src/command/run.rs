@@ -1,8 +1,11 @@
 //! `run`: create and start, and stay until the end unless told otherwise.
 
 use super::bundle::Bundle;
+use std::os::fd::OwnedFd;
+
 use super::start::Until;
 use super::{INIT, hand_over_pidfd, pid_file, start};
+use crate::activation::{self, Readiness};
 use crate::cli::Values;
 use crate::container::Container;
 use crate::context::Context;
@@ -33,8 +36,23 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     } else {
         Some(terminal::block_signals()?)
     };
-    let request = bundle.request(values, console.socket());
-    let Created { container, child } = parent::create(context, &spec, &request)?;
+    // Unless somebody has to be told of the process before it is a program.
+    let at_once = !detached
+        && console.socket().is_none()
+        && !activation::is_wanted()
+        && ["pid-file", "pidfd-socket"]
+            .iter()
+            .all(|flag| values.text(flag).is_none());
+    let request = bundle.request(values, at_once, console.socket());
+    let Created {
+        container,
+        child,
+        started,
+    } = parent::create(context, &spec, &request)?;
+    if started {
+        let signals = signals.expect("who starts at once waits for the end");
+        return stay(&container, &child.pidfd, &signals, None, None, values);
+    }
     let begun = console.master().and_then(|master| {
         hand_over_pidfd(values, &child.pidfd, INIT)?;
         pid::write(pid_file.as_deref(), child.pid)?;
@@ -58,9 +76,28 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
         return Ok(0);
     };
     let readiness = readiness.map(|readiness| (readiness, child.pid));
-    let ended = terminal::accompany(&child.pidfd, &signals, master.as_ref(), readiness)?;
+    let pidfd = &child.pidfd;
+    stay(
+        &container,
+        pidfd,
+        &signals,
+        master.as_ref(),
+        readiness,
+        values,
+    )
+}
+
+fn stay(
+    container: &Container,
+    pidfd: &OwnedFd,
+    signals: &OwnedFd,
+    master: Option<&OwnedFd>,
+    readiness: Option<(Readiness, i32)>,
+    values: &Values,
+) -> Result<u8> {
+    let ended = terminal::accompany(pidfd, signals, master, readiness)?;
     if !values.is_set("keep") {
-        remove(&container)?;
+        remove(container)?;
     }
     Ok(u8::try_from(ended.code).unwrap_or(255))
 }

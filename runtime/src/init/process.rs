@@ -293,7 +293,8 @@ fn environment(plan: &ProcessPlan<'_>) -> Vec<CString> {
 
 /// passwd(5): the folder of the first line with this uid; `/` if there is none.
 fn home(uid: u32) -> String {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let passwd = crate::file::read(std::path::Path::new("/etc/passwd")).unwrap_or_default();
+    let passwd = String::from_utf8_lossy(&passwd);
     let found = passwd.lines().find_map(|line| {
         let mut fields = line.split(':').skip(2);
         (fields.next()?.parse() == Ok(uid)).then(|| fields.nth(2))?
