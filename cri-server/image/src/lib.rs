@@ -16,9 +16,11 @@
 //! | path | written by | what it is | survives |
 //! |---|---|---|---|
 //! | `lock` | [`Store::open`] | held locked by the one daemon that uses the store | - |
-//! | `images/<hex>.json` | pull, import, remove | one image: names, layers, manifest and configuration as received; `<hex>` is its id; synced, then renamed into place after the layers were synced | all |
+//! | `images/<hex>.json` | pull, import, remove | one image: names, layers, manifest and configuration as received; `<hex>` is its id; renamed into place, synced with its layers | all |
 //! | `layers/<algorithm>/<hex>/fs` | pull, import | the unpacked layer whose tar has that digest; never changed | all |
 //! | `layers/<algorithm>/<hex>/layer.json` | pull, import | its size, and what the mount has to know | all |
+//! | `layers/<algorithm>/<hex>/table` | pull, import | what it holds, file by file, with sums | all |
+//! | `layers/<algorithm>/<hex>/provisional` | pull, import | the boot in which it was made; gone once all of it is on disk | all |
 //! | `staging/<number>` | pull, import | a layer being unpacked, in the form of the above | nothing: emptied at open |
 //! | `uppers/<container>/{upper,work}` | mount | what the container writes, and overlayfs' own folder | a restart of the daemon |
 //! | `uppers/<container>/record.json` | mount | its layers, lowest first, and where it is mounted | as above |
@@ -27,6 +29,12 @@
 //!
 //! A record is used only if all of its layers are there; otherwise it is removed and the image
 //! counts as absent. A layer that neither a record nor a container names is removed at open.
+//!
+//! # After a power cut
+//!
+//! A pull does not wait for the disk. Its layers are marked as provisional until one `syncfs` in the
+//! background has written them; a layer that still has the mark of another boot is compared with
+//! its table at open, and dropped if it differs. Nothing that is shown was not verified.
 //!
 //! # Why the catalogue is files, not a database
 //!
@@ -75,6 +83,9 @@ use store::layers::{Layers, Lease};
 use store::trash::Trash;
 use usage::Measured;
 
+/// Names the boot of the machine (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Where the store lies and how registries are reached.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -90,8 +101,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
-    /// Locked as long as it is open; also stands for the file system that the store is on.
-    lock: File,
+    /// Locked as long as it is open.
+    _lock: File,
     layers: Arc<Layers>,
     catalog: Catalog,
     uppers: Uppers,
@@ -146,6 +157,28 @@ pub struct Image {
     pub pinned: bool,
 }
 
+/// What a look at all layers found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// How many layers are as they were unpacked.
+    pub whole: usize,
+    /// How many cannot be judged: they were unpacked by a version that wrote no tables.
+    pub unknown: usize,
+    /// The others.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A layer that is not as it was unpacked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Digest of its tar.
+    pub layer: String,
+    /// The first difference.
+    pub reason: String,
+    /// Ids of the images that it is a part of; removed and pulled again, they are whole.
+    pub images: Vec<String>,
+}
+
 /// How much of a file system is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -174,17 +207,23 @@ impl Store {
     }
 
     fn open_with(config: &Config, limits: Limits) -> Result<Arc<Self>, Error> {
+        let boot = std::fs::read_to_string(BOOT_ID).during(|| format!("reading {BOOT_ID}"))?;
+        Self::open_in(config, limits, boot.trim())
+    }
+
+    /// `boot` tells one boot of the machine from another: a power cut may lie between two.
+    fn open_in(config: &Config, limits: Limits, boot: &str) -> Result<Arc<Self>, Error> {
         let registry = Registry::new(config.registry_config.clone(), limits)?;
         let root = config.root.clone();
         let lock = lock_root(&root)?;
         let trash = Arc::new(Trash::open(root.join("trash"))?);
-        let layers = Layers::open(&root, Arc::clone(&trash))?;
+        let layers = Layers::open(&root, Arc::clone(&trash), boot)?;
         let catalog = Catalog::open(&root, Arc::clone(&layers))?;
         let uppers = Uppers::open(&root, Arc::clone(&layers), trash)?;
         layers.drop_unheld();
         Ok(Arc::new(Self {
             root,
-            lock,
+            _lock: lock,
             layers,
             catalog,
             uppers,
@@ -271,6 +310,37 @@ impl Store {
         };
         let store = Arc::clone(self);
         blocking(move || store.catalog.remove(&id)).await
+    }
+
+    /// Reads all layers and compares them with what was unpacked. Takes as long as reading the
+    /// images takes; the store serves meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Only if that cannot be done at all; damage is no error but in the answer.
+    pub async fn verify(self: &Arc<Self>) -> Result<Verified, Error> {
+        let store = Arc::clone(self);
+        blocking(move || Ok(store.verify_now())).await
+    }
+
+    fn verify_now(&self) -> Verified {
+        let mut verified = Verified::default();
+        for id in self.layers.all() {
+            // Removed meanwhile, there is nothing to look at.
+            let Some(_lease) = self.layers.lease(&id) else {
+                continue;
+            };
+            match self.layers.verify(&id) {
+                Ok(true) => verified.whole += 1,
+                Ok(false) => verified.unknown += 1,
+                Err(reason) => verified.damaged.push(Damaged {
+                    images: self.catalog.view().with_layer(&id),
+                    layer: id.as_str().to_owned(),
+                    reason,
+                }),
+            }
+        }
+        verified
     }
 
     /// What the images use. Never fails, never walks the disk.

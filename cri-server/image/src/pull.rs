@@ -13,7 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::digest::Digest;
-use crate::error::During;
 use crate::flight::{Cancelled, blocking};
 use crate::layer::{Promise, build};
 use crate::manifest::{Descriptor, Document, Manifest, parse_config};
@@ -117,20 +116,18 @@ async fn name_present(
     .await
 }
 
-/// Makes the layers durable and the image visible. The leases end after the image holds its layers.
+/// Makes the image visible. The leases end after the image holds its layers; these are written to
+/// disk without anybody waiting for it.
 pub(crate) fn show(
     store: &Store,
     received: Received,
     names: &Names,
-    leases: &[Arc<Lease>],
+    _leases: &[Arc<Lease>],
     cancelled: &Cancelled,
 ) -> Result<(), Error> {
-    if store.catalog.view().by_id(&received.id).is_none() && !leases.is_empty() {
-        // One call for all that was unpacked: after a power cut there must be no image whose
-        // files are empty.
-        rustix::fs::syncfs(&store.lock).during(|| "writing the layers to disk")?;
-    }
-    store.catalog.add(received, names, cancelled)
+    store.catalog.add(received, names, cancelled)?;
+    store.layers.make_durable();
+    Ok(())
 }
 
 fn text(bytes: &[u8]) -> Result<String, Error> {

@@ -9,10 +9,12 @@
 
 pub(crate) mod decode;
 mod names;
+pub(crate) mod table;
 pub(crate) mod tar;
 mod tree;
 mod unpack;
 
+use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -50,6 +52,8 @@ pub(crate) struct Target {
     pub(crate) folder: OwnedFd,
     /// Another one on the same file system.
     pub(crate) trash: PathBuf,
+    /// Where it is written what the layer holds.
+    pub(crate) table: File,
 }
 
 /// Unpacks a layer, and answers with what it holds if it is what was promised.
@@ -320,7 +324,7 @@ fn unpack_stream(
         ended: false,
     };
     let tree = Tree::new(target.folder, target.trash);
-    let contents = unpack(&mut stream, tree)
+    let contents = unpack(&mut stream, tree, table::Writer::new(target.table))
         .map_err(unpack_error)
         .inspect_err(|error| {
             // To be said while the receiver is still there: its end is what the other thread sees.

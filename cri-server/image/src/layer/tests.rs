@@ -18,6 +18,7 @@ fn unpack_into(tar: &[u8], folder: &Path) -> Result<Contents, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let target = Target {
         folder: openat(CWD, &tree, flags, Mode::empty()).unwrap(),
+        table: tempfile::tempfile().unwrap(),
         trash,
     };
     let promise = Promise {
@@ -310,6 +311,7 @@ fn a_tar_that_is_not_the_promised_one_is_refused() {
         let folder = openat(CWD, temp.path(), flags, Mode::empty()).unwrap();
         let target = Target {
             folder,
+            table: tempfile::tempfile().unwrap(),
             trash: temp.path().to_path_buf(),
         };
         let error = build(&tar[..], &promise, target).unwrap_err().to_string();

@@ -14,6 +14,7 @@ use rustix::fs::{chownat, futimens, linkat, makedev, mknodat, openat, symlinkat,
 use rustix::io::Errno;
 
 use super::names::{Place, Spot, link_target, place};
+use super::table::{ANY_MODE, Row, RowKind, Writer};
 use super::tar::{Archive, Entry, Kind, TarError};
 use super::tree::{
     Attributes, Tree, TreeError, file_type, is_whiteout, set_attributes, set_xattrs, times,
@@ -35,6 +36,8 @@ pub(crate) struct Contents {
     pub(crate) implicit: Vec<Vec<u8>>,
     /// Whether nothing of the layers below is to be seen.
     pub(crate) opaque: bool,
+    /// Sum of its table.
+    pub(crate) table: u32,
 }
 
 /// Why a layer could not be unpacked.
@@ -55,7 +58,11 @@ pub(crate) enum UnpackError {
 }
 
 /// Unpacks `input` to its end into `tree`.
-pub(crate) fn unpack(input: impl BufRead, tree: Tree) -> Result<Contents, UnpackError> {
+pub(crate) fn unpack(
+    input: impl BufRead,
+    tree: Tree,
+    table: Writer,
+) -> Result<Contents, UnpackError> {
     let mut archive = Archive::new(input);
     let mut unpacker = Unpacker {
         tree,
@@ -65,6 +72,7 @@ pub(crate) fn unpack(input: impl BufRead, tree: Tree) -> Result<Contents, Unpack
             ..Contents::default()
         },
         folder_times: BTreeMap::new(),
+        table,
     };
     let mut count = 0;
     while let Some(entry) = archive.next_entry()? {
@@ -119,6 +127,7 @@ struct Unpacker {
     contents: Contents,
     /// Set at the end: making something in a folder changes its time.
     folder_times: BTreeMap<Vec<u8>, (i64, u32)>,
+    table: Writer,
 }
 
 impl Unpacker {
@@ -174,6 +183,7 @@ impl Unpacker {
     ) -> Result<(), Fault> {
         set_attributes(folder, &attributes(entry))?;
         set_xattrs(folder, &entry.xattrs)?;
+        self.note(&path, &row(entry, RowKind::Dir))?;
         self.folder_times.insert(path, entry.mtime);
         Ok(())
     }
@@ -190,7 +200,16 @@ impl Unpacker {
             openat(parent, name, flags, Mode::from_raw_mode(0o600))
         })?;
         self.count(entry.size.div_ceil(DISK_BLOCK) * DISK_BLOCK);
-        copy(content, entry.size, &file)?;
+        let sum = copy(content, entry.size, &file)?;
+        let size = entry.size;
+        self.note(
+            &spot.path(),
+            &Row {
+                size,
+                sum,
+                ..row(entry, RowKind::File)
+            },
+        )?;
         set_attributes(&file, &attributes(entry))?;
         set_xattrs(&file, &entry.xattrs)?;
         futimens(&file, &times(entry.mtime)).map_err(|errno| Fault::Disk(errno.into()))
@@ -205,6 +224,14 @@ impl Unpacker {
                 symlinkat(&entry.link[..], parent, name)
             })?;
         self.count(0);
+        let target = entry.link.clone();
+        self.note(
+            &spot.path(),
+            &Row {
+                target,
+                ..row(entry, RowKind::Symlink)
+            },
+        )?;
         self.own(entry, spot)
     }
 
@@ -220,6 +247,13 @@ impl Unpacker {
             mknodat(parent, name, kind, mode, device)
         })?;
         self.count(0);
+        self.note(
+            &spot.path(),
+            &Row {
+                size: device,
+                ..row(entry, RowKind::Node)
+            },
+        )?;
         self.own(entry, spot)?;
         let parent = self.tree.folder(&spot.parent)?;
         let result = rustix::fs::chmodat(parent, &spot.name[..], mode, AtFlags::empty());
@@ -276,7 +310,14 @@ impl Unpacker {
         self.tree.make(spot, "make the hard link", |parent, name| {
             linkat(&from, &target.name[..], parent, name, AtFlags::empty())
         })?;
-        Ok(())
+        let target = target.path();
+        self.note(
+            &spot.path(),
+            &Row {
+                target,
+                ..row(entry, RowKind::HardLink)
+            },
+        )
     }
 
     /// An entry of this layer wins over a whiteout of the same name; a folder then hides what is below.
@@ -289,7 +330,7 @@ impl Unpacker {
                     mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)
                 })?;
                 self.count(0);
-                Ok(())
+                self.note(&spot.path(), &Row::WHITEOUT)
             }
         }
     }
@@ -298,6 +339,10 @@ impl Unpacker {
         // Overlayfs merges the roots of all layers, marked or not; the mount has to leave them out.
         self.contents.opaque |= folder.is_empty();
         Ok(self.tree.make_opaque(folder)?)
+    }
+
+    fn note(&mut self, path: &[u8], row: &Row) -> Result<(), Fault> {
+        self.table.add(path, row).map_err(Fault::Disk)
     }
 
     fn count(&mut self, bytes: u64) {
@@ -317,10 +362,29 @@ impl Unpacker {
         let made_up = implicit.iter().filter(|path| !path.is_empty()).count() as u64;
         self.contents.inodes += made_up;
         self.contents.bytes += made_up * DISK_BLOCK;
+        let table = self.table.finish();
+        let table = table.map_err(|cause| UnpackError::Disk("the table".to_owned(), cause))?;
         Ok(Contents {
             implicit,
+            table,
             ..self.contents
         })
+    }
+}
+
+/// What all rows of an entry have in common.
+fn row(entry: &Entry, kind: RowKind) -> Row {
+    // An access control list has its own say about the permission bits.
+    let has_acl = entry
+        .xattrs
+        .iter()
+        .any(|(name, _)| name.starts_with(b"system.posix_acl"));
+    Row {
+        kind,
+        mode: if has_acl { ANY_MODE } else { entry.mode },
+        uid: entry.uid,
+        gid: entry.gid,
+        ..Row::WHITEOUT
     }
 }
 
@@ -332,8 +396,9 @@ fn attributes(entry: &Entry) -> Attributes {
     }
 }
 
-/// Writes the content from where it lies: it is not copied on its way.
-fn copy(content: &mut Archive<impl BufRead>, size: u64, file: &OwnedFd) -> Result<(), Fault> {
+/// Writes the content from where it lies, not copying it on its way; answers with its sum.
+fn copy(content: &mut Archive<impl BufRead>, size: u64, file: &OwnedFd) -> Result<u32, Fault> {
+    let mut sum = crc32fast::Hasher::new();
     let mut left = size;
     while left > 0 {
         let bytes = content.peek().map_err(Fault::Source)?;
@@ -341,11 +406,12 @@ fn copy(content: &mut Archive<impl BufRead>, size: u64, file: &OwnedFd) -> Resul
             return Err(Fault::Refused("the archive ends within it".into()));
         }
         write_all(file, bytes).map_err(Fault::Disk)?;
+        sum.update(bytes);
         let count = bytes.len();
         content.take_peeked(count);
         left -= count as u64;
     }
-    Ok(())
+    Ok(sum.finalize())
 }
 
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {

@@ -61,6 +61,15 @@ impl View {
         self.images.get(id)
     }
 
+    /// Ids of the images that have a layer.
+    pub(crate) fn with_layer(&self, layer: &Digest) -> Vec<String> {
+        let having = self
+            .images
+            .iter()
+            .filter(|(_, entry)| entry.record.layers.contains(layer));
+        having.map(|(id, _)| id.as_str().to_owned()).collect()
+    }
+
     /// Finds an image by id, name or unambiguous start of an id.
     pub(crate) fn resolve(&self, name: &str) -> Option<&Entry> {
         if let Ok(id) = Digest::parse(name).or_else(|_| Digest::parse(&format!("sha256:{name}"))) {
@@ -162,7 +171,7 @@ impl Catalog {
                 record.id
             )));
         }
-        let written = self.write(&record, cancelled);
+        let written = self.write(&record, cancelled, !is_new);
         if written.is_err() && is_new {
             self.layers.release(&record.layers);
         }
@@ -214,13 +223,13 @@ impl Catalog {
         Ok(true)
     }
 
-    fn write(&self, record: &Record, cancelled: &AtomicBool) -> Result<(), Error> {
-        record.write(&self.folder)?;
+    fn write(&self, record: &Record, cancelled: &AtomicBool, sync: bool) -> Result<(), Error> {
+        record.write(&self.folder, sync)?;
         if cancelled.load(Ordering::SeqCst) {
             record.abandon(&self.folder);
             return Err(Error::Other("cancelled".into()));
         }
-        record.publish(&self.folder)
+        record.publish(&self.folder, sync)
     }
 
     fn take_tag_from_others(
@@ -234,8 +243,8 @@ impl Catalog {
         for other in images.values_mut().filter(has) {
             let mut record = Record::clone(&other.record);
             record.tags.retain(|t| t != tag);
-            record.write(&self.folder)?;
-            record.publish(&self.folder)?;
+            record.write(&self.folder, true)?;
+            record.publish(&self.folder, true)?;
             *other = entry(record, &self.layers)?;
         }
         Ok(())

@@ -7,9 +7,11 @@
 //! the records of images and containers at each start.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::trash::Trash;
 use crate::digest::Digest;
 use crate::error::During;
-use crate::layer::{Contents, Target};
+use crate::layer::{Contents, Target, table};
 use crate::{Error, Usage};
 
 /// Form of `layer.json`.
@@ -39,7 +41,15 @@ pub(crate) struct Facts {
     pub(crate) implicit: Vec<String>,
     /// Whether nothing of the layers below is to be seen.
     pub(crate) opaque: bool,
+    /// Sum of the table beside it; layers of earlier versions have none.
+    #[serde(default)]
+    pub(crate) table: Option<u32>,
 }
+
+/// Beside the tree: what it holds.
+const TABLE: &str = "table";
+/// Beside the tree as long as it is not known to be on disk: the boot in which it was made.
+const PROVISIONAL: &str = "provisional";
 
 #[derive(Debug)]
 struct Held {
@@ -55,13 +65,19 @@ pub(crate) struct Layers {
     trash: Arc<Trash>,
     next: AtomicU64,
     held: Mutex<HashMap<Digest, Held>>,
+    /// Which boot of the machine this is.
+    boot: String,
+    sync: SyncSender<()>,
 }
 
 impl Layers {
     /// Finds the layers that are there. What is not whole goes to the trash; so does all of
     /// `staging`. Nobody holds them yet: see [`Layers::drop_unheld`].
-    pub(crate) fn open(root: &Path, trash: Arc<Trash>) -> Result<Arc<Self>, Error> {
+    pub(crate) fn open(root: &Path, trash: Arc<Trash>, boot: &str) -> Result<Arc<Self>, Error> {
+        let (sync, woken) = sync_channel(1);
         let layers = Self {
+            boot: boot.to_owned(),
+            sync,
             folder: root.join("layers"),
             staging: root.join("staging"),
             trash,
@@ -82,13 +98,68 @@ impl Layers {
                 layers.found(&layer)?;
             }
         }
-        Ok(Arc::new(layers))
+        let layers = Arc::new(layers);
+        sync_when_woken(root, &layers, woken)?;
+        layers.make_durable();
+        Ok(layers)
+    }
+
+    /// Has written to disk what is not yet, by a thread that nobody waits for.
+    pub(crate) fn make_durable(&self) {
+        // A thread that is awake needs no second call.
+        let _ = self.sync.try_send(());
+    }
+
+    /// Layers that are not known to be on disk.
+    fn provisional(&self) -> Vec<PathBuf> {
+        let all: Vec<_> = self
+            .lock()
+            .keys()
+            .map(|id| self.path(id).join(PROVISIONAL))
+            .collect();
+        all.into_iter().filter(|mark| mark.exists()).collect()
+    }
+
+    /// All layers that are there.
+    pub(crate) fn all(&self) -> Vec<Digest> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Compares a layer with its table: whether that is possible, or what is wrong.
+    pub(crate) fn verify(&self, id: &Digest) -> Result<bool, String> {
+        let Some(facts) = self.facts(id) else {
+            return Ok(true);
+        };
+        compare_with_table(&self.path(id), &facts)
+    }
+
+    /// After another boot a layer that was not known to be on disk has to be looked at.
+    fn survived(&self, layer: &Path, facts: &Facts) -> bool {
+        let boot = match std::fs::read_to_string(layer.join(PROVISIONAL)) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return true,
+            boot => boot.unwrap_or_default(),
+        };
+        if boot == self.boot {
+            return true;
+        }
+        match compare_with_table(layer, facts) {
+            Ok(known) => known,
+            Err(reason) => {
+                let id = &facts.diff_id;
+                tracing::warn!(layer = %id, reason, "a layer did not survive and is removed");
+                false
+            }
+        }
     }
 
     fn found(&self, layer: &Path) -> Result<(), Error> {
         let facts = std::fs::read(layer.join("layer.json")).ok();
         let facts = facts.and_then(|bytes| serde_json::from_slice::<Facts>(&bytes).ok());
-        match facts.filter(|facts| facts.version == VERSION && self.path(&facts.diff_id) == layer) {
+        let usable = |facts: &Facts| {
+            let right = facts.version == VERSION && self.path(&facts.diff_id) == layer;
+            right && self.survived(layer, facts)
+        };
+        match facts.filter(usable) {
             Some(facts) => {
                 self.lock().insert(
                     facts.diff_id.clone(),
@@ -244,6 +315,45 @@ impl Layers {
     }
 }
 
+/// Whether there is a table to compare with, or what is wrong.
+fn compare_with_table(layer: &Path, facts: &Facts) -> Result<bool, String> {
+    let Some(sum) = facts.table else {
+        return Ok(false);
+    };
+    table::compare(&layer.join("fs"), &layer.join(TABLE), sum).map(|()| true)
+}
+
+/// Starts the thread that writes layers to disk and then takes away the marks that they are not
+/// there yet. One call serves all of them; the marks are looked for before it. The thread ends when
+/// the layers are dropped.
+fn sync_when_woken(root: &Path, layers: &Arc<Layers>, woken: Receiver<()>) -> Result<(), Error> {
+    let folder = File::open(root).during(|| format!("opening {}", root.display()))?;
+    let layers = Arc::downgrade(layers);
+    let work = move || {
+        while woken.recv().is_ok() {
+            let marks = layers.upgrade().map(|layers| layers.provisional());
+            let marks = marks.unwrap_or_default();
+            if marks.is_empty() {
+                continue;
+            }
+            if let Err(cause) = rustix::fs::syncfs(&folder) {
+                tracing::warn!(%cause, "layers could not be written to disk");
+                continue;
+            }
+            for mark in marks {
+                // Gone already if the layer is; a mark that stays only costs a look.
+                drop(std::fs::remove_file(mark));
+            }
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name("image-sync".into())
+        .spawn(work);
+    thread
+        .during(|| "starting the thread that writes layers to disk")
+        .map(drop)
+}
+
 /// A layer held as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -271,7 +381,10 @@ impl Staging {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder: OwnedFd = openat(CWD, &tree, flags, Mode::empty())
             .during(|| format!("opening {}", tree.display()))?;
+        let table = self.path.join(TABLE);
+        let table = File::create(&table).during(|| format!("making {}", table.display()))?;
         Ok(Target {
+            table,
             folder,
             trash: self.layers.trash.folder().to_path_buf(),
         })
@@ -291,10 +404,15 @@ impl Staging {
                 .filter_map(|p| String::from_utf8(p).ok())
                 .collect(),
             opaque: contents.opaque,
+            table: Some(contents.table),
         };
         let file = self.path.join("layer.json");
         let text = serde_json::to_vec(&facts).expect("plain data can always be written as JSON");
         std::fs::write(&file, text).during(|| format!("writing {}", file.display()))?;
+        // Nothing is synced here, and nobody waits for it: see `sync_when_woken`.
+        let mark = self.path.join(PROVISIONAL);
+        std::fs::write(&mark, &self.layers.boot)
+            .during(|| format!("writing {}", mark.display()))?;
         self.layers.publish(&self, facts)
     }
 }

@@ -95,14 +95,15 @@ impl Record {
         Ok(record)
     }
 
-    /// Writes the file beside its place, synced; [`Record::publish`] puts it there.
-    pub(crate) fn write(&self, folder: &Path) -> Result<(), Error> {
+    /// Writes the file beside its place; [`Record::publish`] puts it there. One that replaces
+    /// another is synced; a new one may get lost with its layers, and the image is then absent.
+    pub(crate) fn write(&self, folder: &Path, sync: bool) -> Result<(), Error> {
         let path = folder.join(format!(".{}.new", self.id.hex()));
         let text = serde_json::to_vec(self).expect("plain data can always be written as JSON");
         let write = || {
             let mut file = File::create(&path)?;
             file.write_all(&text)?;
-            file.sync_all()
+            if sync { file.sync_all() } else { Ok(()) }
         };
         let written: std::io::Result<()> = write();
         written
@@ -111,11 +112,15 @@ impl Record {
     }
 
     /// Puts the written file in its place.
-    pub(crate) fn publish(&self, folder: &Path) -> Result<(), Error> {
+    pub(crate) fn publish(&self, folder: &Path, sync: bool) -> Result<(), Error> {
         let place = folder.join(Self::file_name(&self.id));
         let publish = || {
             std::fs::rename(folder.join(format!(".{}.new", self.id.hex())), &place)?;
-            File::open(folder)?.sync_all()
+            if sync {
+                File::open(folder)?.sync_all()
+            } else {
+                Ok(())
+            }
         };
         let published: std::io::Result<()> = publish();
         published.during(|| format!("writing {}", place.display()))

@@ -1,6 +1,7 @@
 //! The crate as its users see it, against registries on loopback and the real file system.
 
 mod bad_input;
+mod damage;
 mod debian;
 mod images;
 mod imports;
@@ -23,15 +24,19 @@ fn store_at(root: &Path) -> Arc<Store> {
         root: root.join("store"),
         registry_config: root.join("certs.d"),
     };
-    let limits = Limits {
+    Store::open_with(&config, limits()).unwrap()
+}
+
+/// Waits that are short.
+fn limits() -> Limits {
+    Limits {
         silence: Duration::from_millis(500),
         attempts: 3,
         pause: Duration::from_millis(2),
         longest_pause: Duration::from_secs(2),
         slowest: 100,
         slow_for: Duration::from_millis(400),
-    };
-    Store::open_with(&config, limits).unwrap()
+    }
 }
 
 /// A temporary folder on a real file system: overlayfs takes no writable layer on every one.
