@@ -9,7 +9,9 @@ use shim_api::reply::Result as Answer;
 use shim_api::request::Call;
 use shim_api::{Exec, Kill, KillExec, Start};
 
-use crate::harness::{Connection, Container, Wish, exec, read_all, read_until};
+use crate::harness::{
+    Connection, Container, Wish, exec, open_process, read_all, read_until, wait_readable,
+};
 
 fn pipe() -> (File, OwnedFd) {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
@@ -92,7 +94,7 @@ fn a_deadline_ends_the_children_too() {
     let Some((container, mut connection)) = idle() else {
         return;
     };
-    let before = container.processes().len();
+    let before = container.pids();
     let (mut output, stdout) = pipe();
     let script = "sleep 1000 & (sleep 1000 & sleep 1000) & echo ready; sleep 1000";
     let request = Exec {
@@ -103,13 +105,16 @@ fn a_deadline_ends_the_children_too() {
     start(&mut connection, request, &[stdout.as_fd()]);
     drop(stdout);
     read_until(&mut output, "ready");
-    let processes = container.processes();
-    assert!(processes.len() > before + 1);
+    let mut pids = container.pids();
+    pids.retain(|pid| !before.contains(pid));
+    assert!(pids.len() > 1, "{pids:?}");
+    let family: Vec<_> = pids.into_iter().filter_map(open_process).collect();
     let news = connection.exec_exited();
     assert_eq!((news.exit_code, news.deadline_passed), (137, true));
-    // Every writer is gone when this comes back.
     read_all(&mut output);
-    assert_eq!(container.processes().len(), before);
+    family
+        .iter()
+        .for_each(|process| wait_readable(process.as_fd()));
 }
 
 #[test]

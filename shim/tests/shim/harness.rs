@@ -178,14 +178,17 @@ impl Container {
         Path::new(CGROUPS).join(&self.id).join(file)
     }
 
+    /// Pids of all processes in the container, those among them that nobody has reaped yet.
+    pub(crate) fn pids(&self) -> Vec<Pid> {
+        let text = fs::read_to_string(self.cgroup("cgroup.procs")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| Pid::from_raw(line.parse().ok()?))
+            .collect()
+    }
+
     /// Handles of all processes in the container.
     pub(crate) fn processes(&self) -> Vec<OwnedFd> {
-        let text = fs::read_to_string(self.cgroup("cgroup.procs")).unwrap_or_default();
-        let pids = text
-            .lines()
-            .filter_map(|line| Pid::from_raw(line.parse().ok()?));
-        pids.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-            .collect()
+        self.pids().into_iter().filter_map(open_process).collect()
     }
 
     pub(crate) fn log_path(&self) -> PathBuf {
@@ -373,6 +376,11 @@ pub(crate) fn spawn(argv: &[String], listener: Option<BorrowedFd<'_>>) -> Pid {
     let path = CString::new(format!("PATH={}", std::env::var("PATH").unwrap())).unwrap();
     let pid = posix_spawn(argv[0].as_c_str(), &actions, &attributes, &argv, &[path]).unwrap();
     Pid::from_raw(pid.as_raw()).unwrap()
+}
+
+/// A handle of a process; it can be read once the process has ended. `None`: reaped already.
+pub(crate) fn open_process(pid: Pid) -> Option<OwnedFd> {
+    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 /// Waits until there is something to read, or an end.
