@@ -24,6 +24,7 @@ mod owned;
 mod pod_task;
 mod recovery;
 mod rootfs;
+mod runtimes;
 mod shim;
 mod stats;
 mod store;

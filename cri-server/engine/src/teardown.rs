@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::error::Error;
 use crate::shim::{self, Launch, News, Shim};
 use crate::store::{self, ContainerRecord};
-use crate::{Engine, Inner, blocking, namespaces, volumes};
+use crate::{Engine, Inner, blocking, namespaces, runtimes, volumes};
 
 /// How long the kernel may take to end what was sent SIGKILL.
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -70,7 +70,8 @@ async fn files(engine: &Inner, launch: &Launch, mounts: &[Mount]) -> Result<(), 
         .map_err(|error| Error::failed("removing the container's bundle", error))
 }
 
-/// Ends the process of a container through its shim, if there still is one.
+/// Ends the process of a container through its shim, if there still is one, and what one that was
+/// killed has left at work.
 async fn process(engine: &Inner, launch: &Launch) -> Result<(), Error> {
     let (teller, news) = mpsc::unbounded_channel();
     let connected = Shim::connect(&launch.container, &launch.bundle, teller);
@@ -79,7 +80,17 @@ async fn process(engine: &Inner, launch: &Launch) -> Result<(), Error> {
     {
         force(engine, "", launch).await;
     }
-    Ok(())
+    runtimes(launch).await
+}
+
+/// Ends what a shim that was killed has left of its OCI runtimes. Only then does anybody know what
+/// they have made.
+async fn runtimes(launch: &Launch) -> Result<(), Error> {
+    let what = format!("ending the OCI runtimes of container {}", launch.container);
+    let launch = launch.clone();
+    blocking(move || runtimes::end(&launch, KILL_PATIENCE))
+        .await
+        .map_err(|error| Error::failed(what, error))
 }
 
 /// Has a shim end its container; true once the shim has gone.
@@ -116,6 +127,7 @@ pub(crate) async fn force(engine: &Inner, cgroup: &str, launch: &Launch) {
 
 /// Ends what a lost shim left running, and has the OCI runtime forget it.
 pub(crate) async fn lost(engine: &Inner, cgroup: &str, launch: &Launch) -> Result<(), Error> {
+    runtimes(launch).await?;
     if !cgroup.is_empty() {
         let group = engine.cgroups.group(cgroup);
         let what = || format!("ending the processes of cgroup {cgroup}");

@@ -7,6 +7,7 @@ mod ill;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use cri_api::ExecSyncRequest;
 use serde_json::json;
@@ -68,6 +69,34 @@ fn a_shim_that_dies_during_a_create_leaves_nothing() {
     assert_eq!(ill.ok(&["ps", "-a", "-q"]), "");
     ill.runtime.release();
     ill.no_process_remains();
+    ill.remove(&id);
+}
+
+/// Shims that are killed around the end of a create, four at each moment.
+const KILLED: u64 = 16;
+
+#[test]
+fn a_shim_that_dies_as_a_create_ends_leaves_what_can_be_removed() {
+    let Some(ill) = Ill::start() else { return };
+    let id = ill.empty_pod("razor");
+    let args = ill.create_args(&id, &ill.container("razor", SCRIPT));
+    for n in 0..KILLED {
+        ill.runtime.set("create", Fault::Hold);
+        let mut create = ill.begin(&args);
+        ill.runtime.wait_until_held("create");
+        let shims = ill.processes("wherry-shim", "--bundle");
+        ill.runtime.release();
+        wait::pass(Duration::from_millis(n / 4));
+        send("KILL", shims[0]);
+        ended(&mut create);
+        promptly("a removal", || {
+            for container in ill.ok(&["ps", "-a", "-q"]).lines() {
+                assert_eq!(ill.end(container), (255, "Unknown".into()));
+                ill.ok(&["rm", container]);
+            }
+        });
+        ill.no_process_remains();
+    }
     ill.remove(&id);
 }
 
