@@ -304,7 +304,13 @@ impl PodTask {
     async fn update(&mut self, id: &str, wanted: &Resources) -> Result<(), Error> {
         let container = self.pod.containers.get(id);
         let container = container.ok_or_else(|| Error::container_not_found(id))?;
-        let limits = update::limits(&self.pod.engine, container, wanted).await?;
+        lifecycle::update(container.phase())
+            .map_err(|refusal| Error::refused(refusal, format!("container {id}")))?;
+        let shim = container.process.shim.clone();
+        let shim = shim.ok_or_else(|| Error::WrongState(format!("container {id} has ended")))?;
+        let (engine, record) = (Arc::clone(&self.pod.engine), container.record.clone());
+        let work = update::limits(&engine, &record, &shim, wanted);
+        let limits = self.attend(work).await?;
         if let Some(container) = self.pod.containers.get_mut(id) {
             Arc::make_mut(&mut container.record.spec).resources = limits;
         }

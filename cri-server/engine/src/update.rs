@@ -2,24 +2,20 @@
 
 use oci_spec::runtime::LinuxResources;
 use pod::container::Resources;
-use pod::lifecycle;
 use shim_api::{Update, request};
 
 use crate::error::Error;
-use crate::owned::OwnedContainer;
+use crate::shim::Shim;
+use crate::store::ContainerRecord;
 use crate::{Inner, blocking};
 
 /// Sets the limits that `wanted` names; answers with all that hold from now on.
 pub(crate) async fn limits(
     engine: &Inner,
-    container: &OwnedContainer,
+    record: &ContainerRecord,
+    shim: &Shim,
     wanted: &Resources,
 ) -> Result<Resources, Error> {
-    let record = &container.record;
-    let what = || format!("container {}", record.id);
-    lifecycle::update(container.phase()).map_err(|refusal| Error::refused(refusal, what()))?;
-    let shim = container.process.shim.as_ref();
-    let shim = shim.ok_or_else(|| Error::WrongState(format!("{} has ended", what())))?;
     let limits = record.spec.resources.changed(wanted);
     let planned = pod::plan::plan_resources(&limits, &engine.facts)?;
     let score = pod::plan::plan_oom_score(&limits, &engine.facts)?;
