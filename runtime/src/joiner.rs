@@ -46,12 +46,14 @@ pub(crate) fn join(context: &Context, joining: &Joining<'_>) -> Result<Child> {
     let keyring = own
         .keyring
         .then(|| format!("_ses.{}", joining.container.state.id));
+    init::pin(joining.process.affinity.initial.as_deref())?;
     let start = |entrance: &Entrance| {
         launch::further(joining.init, own.namespaces, entrance, |sync| {
             let errand = Errand {
                 sync,
                 entrance,
                 process: joining.process,
+                nature: &own.nature,
                 filter: joining.filter,
                 console: joining.console,
                 keyring: keyring.as_deref(),

@@ -32,11 +32,14 @@ pub(crate) fn first(
 ) -> Result<(Child, ParentEnd)> {
     let flags = u64::from(namespaces.clone_flags().unsigned_abs());
     with_socket(|own| {
-        if namespaces.joined(NamespaceKind::User).is_some() {
-            return through_user_namespace(flags, sources, entrance, || life(own()));
-        }
-        let back = enter_for_children(namespaces, sources)?;
-        let child = clone(flags, false, Some(entrance), || life(own()));
+        let mut back = Back::default();
+        make_time_namespace(namespaces, &mut back)?;
+        let child = if namespaces.joined(NamespaceKind::User).is_some() {
+            through_user_namespace(flags, sources, entrance, || life(own()))
+        } else {
+            enter_for_children(sources, &mut back)?;
+            clone(flags, false, Some(entrance), || life(own()))
+        };
         back.restore()?;
         child
     })
@@ -121,22 +124,27 @@ impl Back {
     }
 }
 
-fn enter_for_children(namespaces: &Namespaces<'_>, sources: &Sources) -> Result<Back> {
-    let mut back = Back::default();
+fn enter_for_children(sources: &Sources, back: &mut Back) -> Result<()> {
     for (kind, fd) in &sources.namespaces {
         if matches!(kind, NamespaceKind::Pid | NamespaceKind::Time) {
             back.remember(*kind)?;
             setns(fd, kind.flag()).attempt(|| format!("join the {} namespace", kind.name()))?;
         }
     }
-    if namespaces.is_new(NamespaceKind::Time) {
-        back.remember(NamespaceKind::Time)?;
-        // Not in nix's list of flags.
-        let flag = CloneFlags::from_bits_retain(NamespaceKind::Time.flag());
-        unshare(flag).attempt(|| "make a time namespace".to_owned())?;
-        set_clocks(namespaces)?;
+    Ok(())
+}
+
+/// A time namespace is entered by children only, and belongs to the user namespace of its maker:
+/// here that of this process, also where the container has one of its own.
+fn make_time_namespace(namespaces: &Namespaces<'_>, back: &mut Back) -> Result<()> {
+    if !namespaces.is_new(NamespaceKind::Time) {
+        return Ok(());
     }
-    Ok(back)
+    back.remember(NamespaceKind::Time)?;
+    // Not in nix's list of flags.
+    let flag = CloneFlags::from_bits_retain(NamespaceKind::Time.flag());
+    unshare(flag).attempt(|| "make a time namespace".to_owned())?;
+    set_clocks(namespaces)
 }
 
 /// time_namespaces(7): offsets are set before the first process is in it.

@@ -134,6 +134,7 @@ pub(crate) fn create(context: &Context, spec: &Spec<'_>, request: &Request<'_>) 
     let group = ContainerGroup::plan(&host, context.manager, path, request.id)?;
     let folder = Folder::of(&context.root, request.id)?;
     folder.reserve()?;
+    let _lock = folder.lock()?;
     let maker = Maker {
         context,
         spec,
@@ -295,6 +296,7 @@ impl Maker<'_> {
             sync,
             entrance: fds.entrance,
             process: &self.plan.process,
+            nature: &self.plan.nature,
             filter,
             console: self.request.console,
             keyring: self.plan.keyring.as_deref(),
@@ -401,8 +403,8 @@ impl Maker<'_> {
 
     fn state(&self, pid: i32) -> Result<State> {
         let bundle = self.request.bundle.to_owned();
-        let start = container::process_start(pid)
-            .ok_or_else(|| Failure::new("the container's first process has ended"))?;
+        // It may have failed already; what it says about that is still to be read.
+        let start = container::process_start(pid).unwrap_or(0);
         let annotations = self.annotations();
         let mut labels = vec![format!("bundle={}", bundle.display())];
         labels.extend(
@@ -441,6 +443,7 @@ impl Maker<'_> {
                     .is_some_and(|linux| linux.seccomp.is_some()),
                 resources: self.resources().map(ToOwned::to_owned),
                 unit: self.group.unit(),
+                nature: self.plan.nature.clone(),
                 poststart: hooks::from_spec(&self.spec.hooks.poststart)?,
                 poststop: hooks::from_spec(&self.spec.hooks.poststop)?,
             },

@@ -18,7 +18,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, mkdirat, mknodat, open, readlinkat, symlinkat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, flock, mkdirat, mknodat, open,
+    readlinkat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ use serde_json::value::RawValue;
 use crate::cgroups::Manager;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::hooks::Hook;
+use crate::plan::Nature;
 use crate::{file, messages};
 
 /// Version of the part that is ours.
@@ -82,6 +84,8 @@ pub(crate) struct Own {
     /// The unit of systemd that the control groups belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unit: Option<String>,
+    #[serde(default)]
+    pub(crate) nature: Nature,
     pub(crate) poststart: Vec<Hook>,
     pub(crate) poststop: Vec<Hook>,
 }
@@ -96,6 +100,17 @@ impl Own {
 /// The text of `groups`: who makes the control groups, and the path that the configuration gives.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Noted(pub(crate) Manager, pub(crate) Option<String>);
+
+/// The right to change a container.
+#[derive(Debug)]
+pub(crate) struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not only closed: a child may have inherited the descriptor.
+        let _gone = flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 /// Why there is no state to be had.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +178,23 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.attempt(|| format!("remove {:?}", self.path)),
         }
+    }
+
+    /// Keeps other commands that change the container out, until what it gives is dropped or this
+    /// process ends. Whoever holds it waits for nothing without a deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DoesNotExist`].
+    pub(crate) fn lock(&self) -> std::result::Result<Lock, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = match open(&self.path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Err(Error::DoesNotExist),
+            folder => folder.attempt(|| format!("open {:?}", self.path))?,
+        };
+        rustix::io::retry_on_intr(|| flock(&folder, FlockOperation::LockExclusive))
+            .attempt(|| format!("lock {:?}", self.path))?;
+        Ok(Lock(folder))
     }
 
     /// The pipe that the first process waits on.

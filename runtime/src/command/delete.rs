@@ -9,9 +9,14 @@ use crate::state::{Error, Folder, Noted};
 
 pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     let force = values.is_set("force");
+    let folder = Folder::of(&context.root, id)?;
+    let _lock = match folder.lock() {
+        Err(Error::DoesNotExist) if force => return Ok(0),
+        lock => lock?,
+    };
     let container = match Container::load(&context.root, id) {
         Err(Error::DoesNotExist) if force => {
-            delete_half_made(&Folder::of(&context.root, id)?, id)?;
+            delete_half_made(&folder, id)?;
             return Ok(0);
         }
         container => container?,

@@ -61,7 +61,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
         } else {
             Until::Released
         };
-        let readiness = start::release(&container, until)?;
+        let readiness = start::release(&container, until, container.folder.lock()?)?;
         Ok((master, readiness))
     });
     let (master, readiness) = match begun {

@@ -10,22 +10,24 @@ use crate::activation::Readiness;
 use crate::container::{Container, Status};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result};
+use crate::state::{Folder, Lock};
 use crate::{hooks, messages};
 
 /// Longest wait for the program to be executed, seconds: startContainer hooks run meanwhile.
 const EXEC_DEADLINE: i64 = 600;
 
 pub(super) fn run(context: &Context, id: &str) -> Result<u8> {
-    start(&Container::load(&context.root, id)?)?;
+    let lock = Folder::of(&context.root, id)?.lock()?;
+    start(&Container::load(&context.root, id)?, lock)?;
     Ok(0)
 }
 
 /// Starts a container of which nothing is known but its state.
-fn start(container: &Container) -> Result<()> {
+fn start(container: &Container, lock: Lock) -> Result<()> {
     match container.status()? {
         Status::Created => {
             let init = container.init()?;
-            let readiness = release(container, Until::Executed)?;
+            let readiness = release(container, Until::Executed, lock)?;
             await_readiness(container, init.as_ref(), readiness.as_ref())
         }
         Status::Stopped => Err(Failure::new("cannot start a container that has stopped")),
@@ -57,11 +59,16 @@ pub(super) enum Until {
 }
 
 /// Opens the gate of a created container.
-pub(super) fn release(container: &Container, until: Until) -> Result<Option<Readiness>> {
+pub(super) fn release(
+    container: &Container,
+    until: Until,
+    lock: Lock,
+) -> Result<Option<Readiness>> {
     let readiness = Readiness::listen(&container.folder)?;
     let gate = open_gate(container)?;
     std::fs::remove_file(container.folder.gate()).attempt(|| "remove the gate".to_owned())?;
     rustix::io::write(&gate, b"s").attempt(|| "open the gate".to_owned())?;
+    drop(lock);
     let list = &container.state.wrun.poststart;
     if until == Until::Executed || !list.is_empty() {
         wait_for_exec(&gate)?;

@@ -10,6 +10,7 @@ use crate::container::{Container, Status};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::messages;
+use crate::state::Folder;
 
 /// Longest file of resources, bytes.
 const MAX_RESOURCES: u64 = 1 << 20;
@@ -19,6 +20,7 @@ const MAX_RESOURCES: u64 = 1 << 20;
 const WHOLE: [&str; 2] = ["cpu", "memory"];
 
 pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
+    let _lock = Folder::of(&context.root, id)?.lock()?;
     let mut container = Container::load(&context.root, id)?;
     if container.status()? == Status::Stopped {
         return Err(Failure::new(messages::NOT_RUNNING));

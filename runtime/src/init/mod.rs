@@ -13,8 +13,10 @@ mod process;
 mod protect;
 pub(crate) mod rooted;
 mod rootfs;
+mod scheduling;
 
 pub(crate) use process::become_root;
+pub(crate) use scheduling::pin;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,7 +28,7 @@ use crate::cgroups::Entrance;
 use crate::failure::{Attempt, Failure, Result};
 use crate::filter::Filter;
 use crate::hooks::{self, Hook, HookState};
-use crate::plan::{InitPlan, NamespaceKind, ProcessPlan};
+use crate::plan::{InitPlan, NamespaceKind, Nature, ProcessPlan};
 use crate::prepare::{ProcRoot, Sources};
 use crate::sync::{ChildEnd, Message};
 
@@ -40,6 +42,7 @@ pub(crate) struct Errand<'a> {
     /// The way into the container's control group.
     pub(crate) entrance: &'a Entrance,
     pub(crate) process: &'a ProcessPlan<'a>,
+    pub(crate) nature: &'a Nature,
     pub(crate) filter: Option<&'a Filter>,
     /// Where the master of a new terminal goes.
     pub(crate) console: Option<&'a OwnedFd>,
@@ -81,6 +84,7 @@ pub(crate) fn further(
 ) -> ! {
     let prepared = (|| {
         errand.entrance.step_in(|| errand.sync.wait_for_go())?;
+        scheduling::pin(errand.process.affinity.last.as_deref())?;
         process::be_untraceable()?;
         join()?;
         let root = rootfs::open_current()?;
@@ -180,6 +184,7 @@ fn become_ready(
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true).attempt(|| "set no_new_privs".to_owned())?;
     }
+    scheduling::apply(plan, errand.nature)?;
     let prepared = process::prepare(plan, root);
     errand.sync.ask(&Message::Ready)?;
     process::set_selinux(proc, plan)?;

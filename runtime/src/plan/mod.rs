@@ -11,6 +11,7 @@ mod mounts;
 mod namespaces;
 mod process;
 mod rlimits;
+mod scheduling;
 mod sysctl;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub(crate) use mounts::{Mount, Source};
 pub(crate) use namespaces::{Kind as NamespaceKind, Namespaces};
 pub(crate) use process::ProcessPlan;
 pub(crate) use rlimits::Limit;
+pub(crate) use scheduling::Nature;
 
 use crate::spec::Spec;
 
@@ -80,6 +82,7 @@ pub(crate) struct InitPlan<'a> {
     pub(crate) readonly_paths: Vec<&'a str>,
     pub(crate) masked_paths: Vec<&'a str>,
     pub(crate) mount_label: &'a str,
+    pub(crate) nature: Nature,
     pub(crate) process: ProcessPlan<'a>,
 }
 
@@ -131,6 +134,7 @@ pub(crate) fn init<'a>(
         readonly_paths: linux.map_or_else(Vec::new, |l| paths(&l.readonly_paths)),
         masked_paths: linux.map_or_else(Vec::new, |l| paths(&l.masked_paths)),
         mount_label: linux.map_or("", |linux| linux.mount_label.as_str()),
+        nature: linux.map_or(Ok(Nature::default()), nature)?,
         process: process::plan(process, facts, &mut warnings)?,
         namespaces,
         rootfs,
@@ -150,6 +154,15 @@ pub(crate) fn exec<'a>(
     let mut warnings = Warnings::new();
     let plan = process::plan(process, facts, &mut warnings)?;
     Ok((plan, warnings))
+}
+
+fn nature(linux: &crate::spec::Linux<'_>) -> Result<Nature> {
+    let personality = linux.personality.as_ref().map(scheduling::personality);
+    let memory = linux.memory_policy.as_ref().map(scheduling::memory_policy);
+    Ok(Nature {
+        personality: personality.transpose()?,
+        memory: memory.transpose()?,
+    })
 }
 
 fn rootfs(spec: &Spec<'_>, bundle: &Path, choices: Choices) -> Result<Rootfs> {
@@ -191,35 +204,14 @@ fn paths<'a>(list: &'a [crate::spec::Text<'a>]) -> Vec<&'a str> {
 /// an error is better than a container that lacks them without knowing.
 fn refuse_what_is_not_built(spec: &Spec<'_>) -> Result<()> {
     let linux = spec.linux.as_ref();
-    let process = spec.process.as_ref();
     let asked = [
         (
             "linux.intelRdt",
             linux.is_some_and(|l| l.intel_rdt.is_some()),
         ),
         (
-            "linux.memoryPolicy",
-            linux.is_some_and(|l| l.memory_policy.is_some()),
-        ),
-        (
             "linux.netDevices",
             linux.is_some_and(|l| !l.net_devices.is_empty()),
-        ),
-        (
-            "linux.personality",
-            linux.is_some_and(|l| l.personality.is_some()),
-        ),
-        (
-            "process.scheduler",
-            process.is_some_and(|p| p.scheduler.is_some()),
-        ),
-        (
-            "process.ioPriority",
-            process.is_some_and(|p| p.io_priority.is_some()),
-        ),
-        (
-            "process.execCPUAffinity",
-            process.is_some_and(|p| p.exec_cpu_affinity.is_some()),
         ),
     ];
     match asked.iter().find(|(_, asked)| *asked) {
@@ -284,8 +276,8 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         check(
-            &format!("{MINIMAL},\"personality\":{{\"domain\":\"LINUX32\"}}}}}}"),
-            "linux.personality",
+            &format!("{MINIMAL},\"intelRdt\":{{\"closID\":\"x\"}}}}}}"),
+            "linux.intelRdt",
         );
     }
 

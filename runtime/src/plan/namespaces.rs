@@ -136,8 +136,8 @@ impl<'a> Namespaces<'a> {
 ///
 /// # Errors
 ///
-/// An unknown kind, a kind twice, maps without a user namespace or the other way round, no mount
-/// namespace, a time namespace owned by a new user namespace.
+/// An unknown kind, a kind twice, maps without a user namespace or the other way round, or no
+/// mount namespace.
 pub(super) fn plan<'a>(linux: Option<&'a Linux<'a>>) -> Result<Namespaces<'a>> {
     let mut plan = Namespaces::default();
     let Some(linux) = linux else {
@@ -197,11 +197,6 @@ fn check(plan: &Namespaces<'_>) -> Result<()> {
     }
     if !plan.time_offsets.is_empty() && !plan.is_new(Kind::Time) {
         return Err(Error::new("timeOffsets need a new time namespace"));
-    }
-    if plan.is_new(Kind::Time) && plan.has(Kind::User) {
-        return Err(Error::new(
-            "a new time namespace beside a user namespace is not supported yet",
-        ));
     }
     Ok(())
 }

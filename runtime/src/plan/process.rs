@@ -2,9 +2,11 @@
 
 use std::ffi::CString;
 
+use super::scheduling::{self, Affinity};
 use super::{CapabilityPlan, Error, HostFacts, Identity, Limit, Result, Warnings};
 use super::{capabilities, identity, rlimits};
 use crate::spec::{ConsoleSize, Process};
+use sys::schedule::Scheduler;
 
 /// How one process is to be started.
 #[derive(Debug)]
@@ -22,6 +24,11 @@ pub(crate) struct ProcessPlan<'a> {
     pub(crate) apparmor_profile: Option<&'a str>,
     pub(crate) selinux_label: Option<&'a str>,
     pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) scheduler: Option<Scheduler>,
+    /// As ioprio_set(2) takes it.
+    pub(crate) io_priority: Option<u32>,
+    /// Of further processes.
+    pub(crate) affinity: Affinity,
     pub(crate) terminal: bool,
     pub(crate) console_size: Option<ConsoleSize>,
 }
@@ -86,6 +93,20 @@ pub(super) fn plan<'a>(
             .as_deref()
             .filter(|label| !label.is_empty()),
         oom_score_adj: process.oom_score_adj,
+        scheduler: process
+            .scheduler
+            .as_ref()
+            .map(scheduling::scheduler)
+            .transpose()?,
+        io_priority: process
+            .io_priority
+            .as_ref()
+            .map(scheduling::io_priority)
+            .transpose()?,
+        affinity: process
+            .exec_cpu_affinity
+            .as_ref()
+            .map_or(Ok(Affinity::default()), scheduling::affinity)?,
         terminal: process.terminal,
         console_size: process.console_size,
     })

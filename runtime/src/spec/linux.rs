@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-use super::{Pairs, Text, nullable};
+use super::{Pairs, RawMemoryPolicy, RawPersonality, Text, nullable};
 
 /// `linux`.
 #[derive(Debug, Default, Deserialize)]
@@ -39,11 +39,11 @@ pub(crate) struct Linux<'a> {
     #[serde(borrow)]
     pub(crate) intel_rdt: Option<&'a RawValue>,
     #[serde(borrow)]
-    pub(crate) memory_policy: Option<&'a RawValue>,
+    pub(crate) memory_policy: Option<RawMemoryPolicy<'a>>,
     #[serde(borrow, deserialize_with = "nullable")]
     pub(crate) net_devices: BTreeMap<Text<'a>, &'a RawValue>,
     #[serde(borrow)]
-    pub(crate) personality: Option<&'a RawValue>,
+    pub(crate) personality: Option<RawPersonality<'a>>,
 }
 
 /// One of `linux.namespaces`.

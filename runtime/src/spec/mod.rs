@@ -6,13 +6,16 @@
 //! as the specification demands ("Extensibility").
 
 mod linux;
+mod scheduling;
 mod text;
 
 pub(crate) use linux::{Linux, RawDevice, RawIdMap, RawTimeOffset};
+pub(crate) use scheduling::{
+    RawAffinity, RawIoPriority, RawMemoryPolicy, RawPersonality, RawScheduler,
+};
 pub(crate) use text::Text;
 
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// Key-value pairs; sorted, so that what is written from them is stable.
@@ -85,11 +88,11 @@ pub(crate) struct Process<'a> {
     #[serde(borrow)]
     pub(crate) selinux_label: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(crate) io_priority: Option<&'a RawValue>,
+    pub(crate) io_priority: Option<RawIoPriority<'a>>,
     #[serde(borrow)]
-    pub(crate) scheduler: Option<&'a RawValue>,
+    pub(crate) scheduler: Option<RawScheduler<'a>>,
     #[serde(borrow, rename = "execCPUAffinity")]
-    pub(crate) exec_cpu_affinity: Option<&'a RawValue>,
+    pub(crate) exec_cpu_affinity: Option<RawAffinity<'a>>,
 }
 
 /// `process.consoleSize`, in characters.

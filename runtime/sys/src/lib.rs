@@ -17,6 +17,7 @@ pub mod keyring;
 pub mod link;
 pub mod mount;
 pub mod process;
+pub mod schedule;
 pub mod seccomp;
 
 /// The result of a raw system call: -1 means that errno has the reason.

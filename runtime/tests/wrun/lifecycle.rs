@@ -269,3 +269,33 @@ fn delete_ends_what_outlived_the_first_process() {
     b.wrun(&["delete", &b.id]).ok();
     b.assert_nothing_left();
 }
+
+#[test]
+fn two_starts_and_two_deletes_at_once_have_one_winner() {
+    let Some(mut b) = bundle() else { return };
+    b.spec["process"]["args"] = json!(["sleep", "1000"]);
+    b.create().ok();
+    let race = |args: &[&str]| {
+        let mut children: Vec<_> = (0..4)
+            .map(|_| {
+                let null = std::process::Stdio::null;
+                b.command(args)
+                    .stdout(null())
+                    .stderr(null())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        let won = children
+            .iter_mut()
+            .map(|child| child.wait().unwrap().success());
+        won.filter(|won| *won).count()
+    };
+    assert_eq!(race(&["start", &b.id]), 1);
+    assert_eq!(b.status(), "running");
+    b.wrun(&["kill", &b.id, "9"]).ok();
+    // The end is near, but may not have been seen yet.
+    crate::harness::until(|| b.status() == "stopped");
+    assert_eq!(race(&["delete", &b.id]), 1);
+    b.assert_nothing_left();
+}

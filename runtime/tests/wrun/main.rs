@@ -12,6 +12,7 @@ mod lifecycle;
 mod mounts;
 mod process;
 mod safety;
+mod scheduling;
 mod seccomp;
 mod terminal;
 mod update;

@@ -1,0 +1,41 @@
+//! Carries out how a process is scheduled, what it takes itself for, where its memory comes from.
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use sys::schedule::{set_io_priority, set_memory_policy, set_personality, set_scheduler};
+
+use crate::failure::{Attempt, Failure, Result};
+use crate::plan::{Nature, ProcessPlan};
+
+/// In runc's order.
+pub(super) fn apply(plan: &ProcessPlan<'_>, nature: &Nature) -> Result<()> {
+    if let Some(scheduler) = plan.scheduler {
+        set_scheduler(scheduler).attempt(|| {
+            // runc's words for the usual reason; sched(7): a deadline needs all CPUs.
+            "set the scheduler (a process scheduler can't be used together with AllowedCPUs)"
+                .to_owned()
+        })?;
+    }
+    if let Some(priority) = plan.io_priority {
+        set_io_priority(priority).attempt(|| "set ioPriority".to_owned())?;
+    }
+    if let Some(persona) = nature.personality {
+        set_personality(persona).attempt(|| "set the personality".to_owned())?;
+    }
+    if let Some(policy) = &nature.memory {
+        set_memory_policy(policy.mode, &policy.nodes)
+            .attempt(|| "set the memory policy".to_owned())?;
+    }
+    Ok(())
+}
+
+/// Keeps this process on some CPUs.
+pub(crate) fn pin(cpus: Option<&[usize]>) -> Result<()> {
+    let Some(cpus) = cpus else { return Ok(()) };
+    let what = || format!("set the CPU affinity {cpus:?}");
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu).map_err(|_too_high| Failure::new(what()))?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).attempt(what)
+}
