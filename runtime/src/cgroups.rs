@@ -189,6 +189,13 @@ impl ContainerGroup {
         self.each(APPLY, |group| group.start(pid, &resources, &properties))
     }
 
+    /// Gives it to `user`, who then may make groups below it.
+    pub(crate) fn delegate(&self, user: u32) -> Result<()> {
+        self.each("delegate the container's control group", |group| {
+            group.delegate(user)
+        })
+    }
+
     /// How a new process gets into it.
     pub(crate) fn entrance(&self) -> Result<Entrance> {
         let Some(group) = &self.0 else {
@@ -266,9 +273,9 @@ impl ContainerGroup {
     }
 
     /// What it uses.
-    pub(crate) fn stats(&self) -> Result<cgroup::Stats> {
+    pub(crate) fn account(&self) -> Result<cgroup::Account> {
         self.required()?
-            .stats()
+            .account()
             .map_err(|error| failed("read what the container uses", &error))
     }
 

@@ -148,6 +148,12 @@ impl Container {
             group.kill()?;
         }
         group.remove()?;
+        if let Some(other) = &self.state.wrun.other_group {
+            match std::fs::remove_dir(other) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.attempt(|| format!("remove {other:?}"))?,
+            }
+        }
         self.folder.remove()?;
         let hooks = &self.state.wrun.poststop;
         if hooks.is_empty() {

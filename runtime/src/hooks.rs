@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Attempt, Failure, Result};
-use crate::spec::RawHook;
+use crate::spec::{RawHook, nullable};
 
 /// For a hook that sets no timeout: long enough for anything that is not stuck, seconds.
 const DEFAULT_TIMEOUT: i64 = 600;
@@ -21,9 +21,12 @@ const DEFAULT_TIMEOUT: i64 = 600;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Hook {
     path: String,
+    #[serde(default, deserialize_with = "nullable")]
     args: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
     env: Vec<String>,
-    timeout: Option<i64>,
+    /// Seconds.
+    pub(crate) timeout: Option<i64>,
 }
 
 /// What hooks read on their standard input (runtime-spec, "State").

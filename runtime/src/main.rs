@@ -8,6 +8,7 @@
 //! One process, one thread, no waiting but on events. It knows nothing of engines, pods or images.
 
 mod activation;
+mod adopt;
 mod cgroups;
 mod cli;
 mod command;

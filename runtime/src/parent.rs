@@ -264,6 +264,7 @@ impl Maker<'_> {
         // Before anybody is in it: on v1 device rules begin with denying everything, and the child
         // must not try to make its nodes at that moment.
         self.group.apply(self.resources())?;
+        self.delegate_group()?;
         Ok(self.group.mount_folders(path.unwrap_or(self.request.id)))
     }
 
@@ -276,7 +277,17 @@ impl Maker<'_> {
         let annotations = annotations.map(|(key, value)| (key.as_str(), value.as_str()));
         self.group.start(child.pid, self.resources(), annotations)?;
         self.group.apply(self.resources())?;
+        self.delegate_group()?;
         near.go()
+    }
+
+    /// config-linux.md, "Cgroup ownership": where the container sees its group as its own and may
+    /// write to it, the group belongs to the root of its user namespace.
+    fn delegate_group(&self) -> Result<()> {
+        match self.plan.owner_of_group() {
+            Some(user) => self.group.delegate(user),
+            None => Ok(()),
+        }
     }
 
     fn resources(&self) -> Option<&RawValue> {
@@ -441,6 +452,8 @@ impl Maker<'_> {
                     .linux
                     .as_ref()
                     .is_some_and(|linux| linux.seccomp.is_some()),
+                foreign: false,
+                other_group: None,
                 resources: self.resources().map(ToOwned::to_owned),
                 unit: self.group.unit(),
                 nature: self.plan.nature.clone(),

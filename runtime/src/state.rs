@@ -29,7 +29,7 @@ use crate::cgroups::Manager;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::hooks::Hook;
 use crate::plan::Nature;
-use crate::{file, messages};
+use crate::{adopt, file, messages};
 
 /// Version of the part that is ours.
 const VERSION: u32 = 1;
@@ -51,6 +51,12 @@ pub(crate) struct State {
     pub(crate) cgroup_paths: BTreeMap<String, PathBuf>,
     pub(crate) config: RuncConfig,
     pub(crate) wrun: Own,
+}
+
+/// Whose state it is.
+#[derive(Deserialize)]
+struct Written {
+    wrun: Option<serde::de::IgnoredAny>,
 }
 
 /// The few parts of runc's `config` that are read by others.
@@ -78,6 +84,12 @@ pub(crate) struct Own {
     /// Its processes get session keyrings of their own.
     pub(crate) keyring: bool,
     pub(crate) seccomp: bool,
+    /// Another runtime made it; only what is the same with all has been read of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) foreign: bool,
+    /// A further control group without use, which goes with the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) other_group: Option<PathBuf>,
     /// `linux.resources` as it holds now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resources: Option<Box<RawValue>>,
@@ -268,7 +280,10 @@ impl Folder {
             Err(Errno::NOENT) => return Err(Error::DoesNotExist),
             text => text.attempt(|| format!("read {path:?}"))?,
         };
-        let state = serde_json::from_slice(&text);
+        let state = match serde_json::from_slice::<Written>(&text) {
+            Ok(Written { wrun: None }) => adopt::from_runc(&text),
+            _ => serde_json::from_slice(&text),
+        };
         Ok(state.map_err(|error| because(&format!("read {path:?}"), &error))?)
     }
 }

@@ -170,6 +170,16 @@ fn stored_filter(container: &Container) -> Result<Option<Filter>> {
         return Ok(None);
     }
     let path = container.folder.filter();
+    if container.state.wrun.foreign {
+        // Nobody has kept the compiled one.
+        let bytes = parent::read_config(&container.state.wrun.bundle.join("config.json"))?;
+        let spec: crate::spec::Spec<'_> =
+            serde_json::from_slice(&bytes).map_err(|error| because("parse config.json", &error))?;
+        let linux = spec.linux.as_ref();
+        let raw = linux.and_then(|linux| linux.seccomp);
+        let raw = raw.ok_or_else(|| Failure::new("config.json has no seccomp profile any more"))?;
+        return Filter::compile(raw).map(Some);
+    }
     let bytes = std::fs::read(&path).attempt(|| format!("read {path:?}"))?;
     Filter::read(&bytes).map(Some)
 }

@@ -1,78 +1,129 @@
 //! What a container uses, in the form in which `events` reports it (runc's types/events.go).
 
-use cgroup::{Cpu, Memory, Pressure, PressureLine, Stats};
-use serde_json::{Value, json};
+use cgroup::{
+    Account, CpuAccount, CpusetAccount, HugePageAccount, IoAccount, IoEntry, MemoryAccount,
+    MemoryUse, Pressure, PressureLine,
+};
+use serde_json::{Map, Value, json};
 
 use crate::container::Container;
 use crate::failure::Result;
 
 /// The figures of one moment.
 pub(super) fn of(container: &Container) -> Result<Value> {
-    let stats = container.group()?.stats()?;
-    let mut data = json!({
-        "cpu": stats.cpu.as_ref().map_or_else(|| json!({}), cpu),
-        "cpuset": {},
-        "memory": stats.memory.as_ref().map_or_else(|| json!({}), memory),
-        "pids": pids(&stats),
-        "blkio": {},
-        "hugetlb": {},
+    let Account {
+        cpu: cpu_account,
+        cpuset: cpuset_account,
+        memory: memory_account,
+        pids,
+        io,
+        huge_pages,
+    } = container.group()?.account()?;
+    let huge_pages = huge_pages.iter();
+    let huge_pages: Map<String, Value> = huge_pages
+        .map(|(size, account)| (size.clone(), huge(account)))
+        .collect();
+    Ok(json!({
+        "cpu": cpu(&cpu_account),
+        "cpuset": cpuset(&cpuset_account),
+        "memory": memory(&memory_account),
+        "pids": { "current": pids.current, "limit": pids.limit },
+        "blkio": blkio(&io),
+        "hugetlb": huge_pages,
         "intel_rdt": {},
         "network_interfaces": interfaces(container.state.init_process_pid),
-    });
-    if let Some(pressure) = &stats.io_pressure {
-        data["blkio"]["psi"] = psi(pressure);
-    }
-    Ok(data)
+    }))
 }
 
-fn cpu(cpu: &Cpu) -> Value {
-    let mut value = json!({
-        "usage": { "total": cpu.usage_ns, "kernel": cpu.system_ns, "user": cpu.user_ns },
+fn with_pressure(mut value: Value, pressure: Option<&Pressure>) -> Value {
+    if let Some(pressure) = pressure {
+        value["psi"] = psi(pressure);
+    }
+    value
+}
+
+fn cpu(cpu: &CpuAccount) -> Value {
+    let value = json!({
+        "usage": {
+            "total": cpu.total_ns,
+            "percpu": cpu.per_cpu_ns,
+            "percpu_kernel": cpu.per_cpu_kernel_ns,
+            "percpu_user": cpu.per_cpu_user_ns,
+            "kernel": cpu.kernel_ns,
+            "user": cpu.user_ns,
+        },
         "throttling": {
             "periods": cpu.periods,
             "throttledPeriods": cpu.throttled_periods,
             "throttledTime": cpu.throttled_ns,
         },
     });
-    if let Some(pressure) = &cpu.pressure {
-        value["psi"] = psi(pressure);
-    }
-    value
+    with_pressure(value, cpu.pressure.as_ref())
 }
 
-fn memory(memory: &Memory) -> Value {
-    // Go's "no limit" is the largest number.
-    let limit = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-    let mut value = json!({
-        "usage": { "limit": limit(memory.limit), "usage": memory.usage, "failcnt": 0 },
-        "swap": {
-            "limit": limit(memory.swap_limit),
-            "usage": memory.swap.unwrap_or(0),
-            "failcnt": 0,
-        },
-        "kernel": { "limit": 0, "failcnt": 0 },
-        "kernelTCP": { "limit": 0, "failcnt": 0 },
-        "raw": {
-            "rss": memory.rss,
-            "pgfault": memory.page_faults,
-            "pgmajfault": memory.major_page_faults,
-        },
+fn cpuset(cpuset: &CpusetAccount) -> Value {
+    json!({
+        "cpus": cpuset.cpus,
+        "cpu_exclusive": cpuset.cpu_exclusive,
+        "mems": cpuset.mems,
+        "mem_hardwall": cpuset.mem_hardwall,
+        "mem_exclusive": cpuset.mem_exclusive,
+        "memory_migrate": cpuset.memory_migrate,
+        "memory_spread_page": cpuset.memory_spread_page,
+        "memory_spread_slab": cpuset.memory_spread_slab,
+        "memory_pressure": cpuset.memory_pressure,
+        "sched_load_balance": cpuset.sched_load_balance,
+        "sched_relax_domain_level": cpuset.sched_relax_domain_level,
+    })
+}
+
+fn memory(memory: &MemoryAccount) -> Value {
+    let value = json!({
+        "cache": memory.cache,
+        "usage": used(&memory.usage),
+        "swap": used(&memory.swap),
+        "kernel": used(&memory.kernel),
+        "kernelTCP": used(&memory.kernel_tcp),
+        "raw": memory.raw,
     });
-    if let Some(pressure) = &memory.pressure {
-        value["psi"] = psi(pressure);
-    }
-    value
+    with_pressure(value, memory.pressure.as_ref())
 }
 
-fn pids(stats: &Stats) -> Value {
-    let mut value = json!({});
-    if let Some(current) = stats.pids {
-        value["current"] = json!(current);
-    }
-    if let Some(limit) = stats.pids_limit {
-        value["limit"] = json!(limit);
-    }
-    value
+fn used(one: &MemoryUse) -> Value {
+    json!({
+        "limit": one.limit,
+        "usage": one.usage,
+        "max": one.max,
+        "failcnt": one.failures,
+    })
+}
+
+fn huge(account: &HugePageAccount) -> Value {
+    json!({ "usage": account.usage, "max": account.max, "failcnt": account.failures })
+}
+
+fn blkio(io: &IoAccount) -> Value {
+    let all = |entries: &[IoEntry]| -> Vec<Value> { entries.iter().map(entry).collect() };
+    let value = json!({
+        "ioServiceBytesRecursive": all(&io.service_bytes),
+        "ioServicedRecursive": all(&io.serviced),
+        "ioQueueRecursive": all(&io.queued),
+        "ioServiceTimeRecursive": all(&io.service_time),
+        "ioWaitTimeRecursive": all(&io.wait_time),
+        "ioMergedRecursive": all(&io.merged),
+        "ioTimeRecursive": all(&io.time),
+        "sectorsRecursive": all(&io.sectors),
+    });
+    with_pressure(value, io.pressure.as_ref())
+}
+
+fn entry(entry: &IoEntry) -> Value {
+    json!({
+        "major": entry.major,
+        "minor": entry.minor,
+        "op": entry.operation,
+        "value": entry.value,
+    })
 }
 
 fn psi(pressure: &Pressure) -> Value {
@@ -150,8 +201,14 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_gos_largest_number() {
-        let value = memory(&Memory::default());
-        assert_eq!(value["usage"]["limit"], json!(u64::MAX));
+    fn pressure_is_there_where_it_is_accounted() {
+        let cpu_of = |pressure| {
+            cpu(&CpuAccount {
+                pressure,
+                ..CpuAccount::default()
+            })
+        };
+        assert!(cpu_of(None).get("psi").is_none());
+        assert!(cpu_of(Some(Pressure::default()))["psi"]["some"]["total"].is_u64());
     }
 }

@@ -25,6 +25,9 @@ pub(super) fn run(context: &Context, id: &str) -> Result<u8> {
 /// Starts a container of which nothing is known but its state.
 fn start(container: &Container, lock: Lock) -> Result<()> {
     match container.status()? {
+        Status::Created if container.state.wrun.foreign => Err(Failure::new(
+            "the container was made by another runtime, which has to start it",
+        )),
         Status::Created => {
             let init = container.init()?;
             let readiness = release(container, Until::Executed, lock)?;

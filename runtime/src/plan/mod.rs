@@ -86,6 +86,21 @@ pub(crate) struct InitPlan<'a> {
     pub(crate) process: ProcessPlan<'a>,
 }
 
+impl InitPlan<'_> {
+    /// Who is to own the control group, as the host numbers users; `None` to leave it.
+    pub(crate) fn owner_of_group(&self) -> Option<u32> {
+        let writable = |mount: &Mount<'_>| {
+            mount.source == Source::CgroupV2 && mount.attr.set & sys::mount::RDONLY == 0
+        };
+        let owned = self.namespaces.is_new(NamespaceKind::User)
+            && self.namespaces.is_new(NamespaceKind::Cgroup)
+            && self.mounts.iter().any(writable);
+        let maps = self.namespaces.uid_maps.iter();
+        let root = maps.filter(|_| owned).find(|map| map.container_id == 0);
+        root.map(|map| map.host_id)
+    }
+}
+
 /// The root of the container.
 #[derive(Debug)]
 pub(crate) struct Rootfs {
