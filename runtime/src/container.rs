@@ -8,6 +8,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroups::ContainerGroup;
 use crate::failure::{Attempt, Failure, Result, because};
+use crate::log::Log;
 use crate::messages;
 use crate::reap::wait_for_end;
 use crate::state::{Error, Folder, State};
@@ -140,8 +141,9 @@ impl Container {
         }
     }
 
-    /// Removes everything that is kept of it; what is gone already is fine.
-    pub(crate) fn destroy(&self) -> Result<()> {
+    /// Removes everything that is kept of it; what is gone already is fine. The failure of a poststop
+    /// hook is only told (runtime.md, "Lifecycle", step 13).
+    pub(crate) fn destroy(&self, log: &Log) -> Result<()> {
         let group = self.group()?;
         if !self.state.wrun.own_pids {
             // Others may have outlived the first process, and would keep the group.
@@ -156,10 +158,13 @@ impl Container {
         }
         self.folder.remove()?;
         let hooks = &self.state.wrun.poststop;
-        if hooks.is_empty() {
-            return Ok(());
+        if !hooks.is_empty() {
+            let state = self.hook_state(Status::Stopped);
+            crate::hooks::run_each("poststop", hooks, &state, |failure| {
+                log.warning(&failure.to_string());
+            });
         }
-        crate::hooks::run_all("poststop", hooks, &self.hook_state(Status::Stopped))
+        Ok(())
     }
 
     /// Its limits, as `linux.resources` has them.

@@ -82,11 +82,22 @@ fn one(raw: &RawHook<'_>) -> Result<Hook> {
 /// Runs hooks one after another; the first failure ends it.
 pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &str) -> Result<()> {
     for (number, hook) in hooks.iter().enumerate() {
-        let named =
-            |text: String| Failure::new(format!("error running {kind} hook #{number}: {text}"));
-        run(hook, state).map_err(|failure| named(failure.to_string()))?;
+        run(hook, state).map_err(|failure| named(kind, number, &failure))?;
     }
     Ok(())
+}
+
+/// Runs all hooks one after another, whatever happens; failures go to `tell`.
+pub(crate) fn run_each(kind: &str, hooks: &[Hook], state: &str, tell: impl Fn(Failure)) {
+    for (number, hook) in hooks.iter().enumerate() {
+        if let Err(failure) = run(hook, state) {
+            tell(named(kind, number, &failure));
+        }
+    }
+}
+
+fn named(kind: &str, number: usize, failure: &Failure) -> Failure {
+    Failure::new(format!("error running {kind} hook #{number}: {failure}"))
 }
 
 fn run(hook: &Hook, state: &str) -> Result<()> {
@@ -130,7 +141,10 @@ fn start(hook: &Hook) -> io::Result<Child> {
     if let Some((zeroth, rest)) = hook.args.split_first() {
         command.arg0(zeroth).args(rest);
     }
-    command.env_clear();
+    // As with runc, a hook without an environment of its own gets that of the runtime.
+    if !hook.env.is_empty() {
+        command.env_clear();
+    }
     command.envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
     command.stdin(Stdio::piped()).stdout(Stdio::null());
     command.spawn()

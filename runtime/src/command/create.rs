@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
         .and_then(|()| pid::write(pid_file.as_deref(), pid));
     if let Err(failure) = told {
         created.container.kill()?;
-        created.container.destroy()?;
+        created.container.destroy(&context.log)?;
         return Err(failure);
     }
     Ok(0)

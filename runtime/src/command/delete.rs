@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
         }
         _ => container.kill()?,
     }
-    container.destroy()?;
+    container.destroy(&context.log)?;
     Ok(0)
 }
 

@@ -10,6 +10,7 @@ use crate::cli::Values;
 use crate::container::Container;
 use crate::context::Context;
 use crate::failure::{Attempt, Result};
+use crate::log::Log;
 use crate::parent::{self, Created};
 use crate::terminal::{self, Console};
 use crate::{pid_file as pid, seal};
@@ -51,7 +52,15 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     } = parent::create(context, &spec, &request)?;
     if started {
         let signals = signals.expect("who starts at once waits for the end");
-        return stay(&container, &child.pidfd, &signals, None, None, values);
+        return stay(
+            &context.log,
+            &container,
+            &child.pidfd,
+            &signals,
+            None,
+            None,
+            values,
+        );
     }
     let begun = console.master().and_then(|master| {
         hand_over_pidfd(values, &child.pidfd, INIT)?;
@@ -61,13 +70,17 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
         } else {
             Until::Released
         };
-        let readiness = start::release(&container, until, container.folder.lock()?)?;
+        let readiness = start::release(&context.log, &container, until, container.folder.lock()?)?;
         Ok((master, readiness))
     });
     let (master, readiness) = match begun {
         Ok(begun) => begun,
         Err(failure) => {
-            remove(&container)?;
+            // A failed poststart hook has done that already.
+            if container.folder.path().exists() {
+                remove(&context.log, &container)?;
+            }
+
             return Err(failure);
         }
     };
@@ -78,6 +91,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     let readiness = readiness.map(|readiness| (readiness, child.pid));
     let pidfd = &child.pidfd;
     stay(
+        &context.log,
         &container,
         pidfd,
         &signals,
@@ -88,6 +102,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
 }
 
 fn stay(
+    log: &Log,
     container: &Container,
     pidfd: &OwnedFd,
     signals: &OwnedFd,
@@ -97,12 +112,12 @@ fn stay(
 ) -> Result<u8> {
     let ended = terminal::accompany(pidfd, signals, master, readiness)?;
     if !values.is_set("keep") {
-        remove(container)?;
+        remove(log, container)?;
     }
     Ok(u8::try_from(ended.code).unwrap_or(255))
 }
 
-fn remove(container: &Container) -> Result<()> {
+fn remove(log: &Log, container: &Container) -> Result<()> {
     container.kill()?;
-    container.destroy()
+    container.destroy(log)
 }

@@ -10,6 +10,7 @@ use crate::activation::Readiness;
 use crate::container::{Container, Status};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result};
+use crate::log::Log;
 use crate::state::{Folder, Lock};
 use crate::{hooks, messages};
 
@@ -18,19 +19,19 @@ const EXEC_DEADLINE: i64 = 600;
 
 pub(super) fn run(context: &Context, id: &str) -> Result<u8> {
     let lock = Folder::of(&context.root, id)?.lock()?;
-    start(&Container::load(&context.root, id)?, lock)?;
+    start(&context.log, &Container::load(&context.root, id)?, lock)?;
     Ok(0)
 }
 
 /// Starts a container of which nothing is known but its state.
-fn start(container: &Container, lock: Lock) -> Result<()> {
+fn start(log: &Log, container: &Container, lock: Lock) -> Result<()> {
     match container.status()? {
         Status::Created if container.state.wrun.foreign => Err(Failure::new(
             "the container was made by another runtime, which has to start it",
         )),
         Status::Created => {
             let init = container.init()?;
-            let readiness = release(container, Until::Executed, lock)?;
+            let readiness = release(log, container, Until::Executed, lock)?;
             await_readiness(container, init.as_ref(), readiness.as_ref())
         }
         Status::Stopped => Err(Failure::new("cannot start a container that has stopped")),
@@ -63,6 +64,7 @@ pub(super) enum Until {
 
 /// Opens the gate of a created container.
 pub(super) fn release(
+    log: &Log,
     container: &Container,
     until: Until,
     lock: Lock,
@@ -81,8 +83,8 @@ pub(super) fn release(
     }
     let state = container.hook_state(Status::Running);
     hooks::run_all("poststart", list, &state).map_err(|failure| {
-        // runtime-spec: a failed poststart hook stops the container.
-        match container.kill() {
+        // runtime.md, "Lifecycle", step 9: then the container is stopped and destroyed.
+        match container.kill().and_then(|()| container.destroy(log)) {
             Ok(()) => failure,
             Err(second) => Failure::new(format!("{failure} (and then: {second})")),
         }

@@ -135,7 +135,8 @@ fn build(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<OwnedFd> {
         sys::link::loopback_up().attempt(|| "bring the loopback device up".to_owned())?;
     }
     process::unshare_cgroups(plan)?;
-    rootfs::attach(plan, sources)?;
+    let hooks = !first.create_container.is_empty();
+    rootfs::attach(plan, sources, hooks)?;
     let root = sources.rootfs.as_fd();
     mounts::make_all(root, plan, sources)?;
     if let Some(planned) = &plan.devices {

@@ -1,8 +1,9 @@
 //! The mounts of the configuration, each on a descriptor of its target below the new root.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
@@ -14,7 +15,7 @@ use sys::mount::{MountAttr, RDONLY, mount_setattr};
 use super::rooted;
 use crate::failure::{Attempt, Failure, Result};
 use crate::plan::{InitPlan, Mount, Source};
-use crate::prepare::{Opened, Sources};
+use crate::prepare::{Opened, Sources, tree};
 
 /// Longest value that fsconfig(2) takes as a string.
 const MAX_VALUE: usize = 255;
@@ -93,7 +94,13 @@ fn filesystem(
     if !label.is_empty() && !matches!(kind, "proc" | "sysfs") {
         data.push(("context", Some(&quoted)));
     }
-    let made = new(kind, source, &data, mount).attempt_in(path, kind)?;
+    let made = match new(kind, source, &data, mount) {
+        // sysfs(5): only for who owns the network namespace; the host's shows the same then.
+        Err(NotMade {
+            error: Errno::PERM, ..
+        }) if kind == "sysfs" => host_sysfs(mount)?,
+        made => made.attempt_in(path, kind)?,
+    };
     if mount.copy_up {
         copy_up(root, path, made.as_fd())?;
     }
@@ -107,6 +114,13 @@ fn filesystem(
             .attempt(|| format!("set the attributes of {path:?}"))?;
     }
     Ok(())
+}
+
+fn host_sysfs(mount: &Mount<'_>) -> Result<OwnedFd> {
+    let made = tree(CWD, Path::new("/sys"), true)?;
+    mount_setattr(made.as_fd(), true, mount.attr)
+        .attempt(|| format!("set the attributes of {:?}", mount.destination))?;
+    Ok(made)
 }
 
 /// procfs and sysfs go on a real folder: a symlink in its place would let an image choose where.

@@ -1,6 +1,7 @@
 //! The root of the container: attached, entered, finished.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::mount::{
@@ -16,7 +17,9 @@ use crate::prepare::Sources;
 
 /// Puts the detached root on top of the host's in this mount namespace, where it covers nothing that
 /// is still needed: every source is open already.
-pub(super) fn attach(plan: &InitPlan<'_>, sources: &Sources) -> Result<()> {
+///
+/// createContainer hooks look for the container below its path on the host: for them it is there.
+pub(super) fn attach(plan: &InitPlan<'_>, sources: &Sources, at_its_path: bool) -> Result<()> {
     // The copy of the host's tree must pass nothing back, whatever the container's own mounts do.
     mount_change(
         "/",
@@ -24,7 +27,12 @@ pub(super) fn attach(plan: &InitPlan<'_>, sources: &Sources) -> Result<()> {
     )
     .attempt(|| "detach mounts from those of the host".to_owned())?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(&sources.rootfs, "", CWD, "/", flags)
+    let place = if at_its_path {
+        plan.rootfs.path.as_path()
+    } else {
+        Path::new("/")
+    };
+    move_mount(&sources.rootfs, "", CWD, place, flags)
         .attempt(|| format!("mount the root file system {:?}", plan.rootfs.path))
 }
 

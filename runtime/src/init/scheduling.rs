@@ -7,13 +7,23 @@ use sys::schedule::{set_io_priority, set_memory_policy, set_personality, set_sch
 use crate::failure::{Attempt, Failure, Result};
 use crate::plan::{Nature, ProcessPlan};
 
+/// `SCHED_DEADLINE`.
+const DEADLINE: u32 = 6;
+
 /// In runc's order.
 pub(super) fn apply(plan: &ProcessPlan<'_>, nature: &Nature) -> Result<()> {
     if let Some(scheduler) = plan.scheduler {
-        set_scheduler(scheduler).attempt(|| {
-            // runc's words for the usual reason; sched(7): a deadline needs all CPUs.
-            "set the scheduler (a process scheduler can't be used together with AllowedCPUs)"
-                .to_owned()
+        let set = set_scheduler(scheduler);
+        let refused = set
+            .as_ref()
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+        set.attempt(|| {
+            // sched(7): a deadline needs all CPUs. runc's words.
+            let hint = match (refused, scheduler.policy) {
+                (true, DEADLINE) => " (process scheduler can't be used together with AllowedCPUs)",
+                _ => "",
+            };
+            format!("set the scheduler{hint}")
         })?;
     }
     if let Some(priority) = plan.io_priority {

@@ -136,6 +136,7 @@ pub(crate) fn init<'a>(
     let namespaces = namespaces::plan(linux)?;
     refuse_what_is_not_built(spec)?;
     let rootfs = rootfs(spec, bundle, choices)?;
+    refuse_two_domainnames(spec)?;
     let owns_uts = namespaces.has(NamespaceKind::Uts);
     let plan = InitPlan {
         keyring: (!choices.no_new_keyring).then(|| format!("_ses.{id}")),
@@ -199,6 +200,21 @@ fn rootfs(spec: &Spec<'_>, bundle: &Path, choices: Choices) -> Result<Rootfs> {
         propagation_given: !name.is_empty(),
         no_pivot: choices.no_pivot,
     })
+}
+
+/// runc's rule: neither of the two would be sure to hold.
+fn refuse_two_domainnames(spec: &Spec<'_>) -> Result<()> {
+    let linux = spec.linux.as_ref();
+    let sysctl = linux.and_then(|linux| {
+        let mut values = linux.sysctl.iter();
+        values.find(|(key, _)| matches!(key.as_str(), "kernel.domainname" | "kernel/domainname"))
+    });
+    match (spec.domainname.as_deref(), sysctl) {
+        (Some(name), Some(_)) if !name.is_empty() => Err(Error::new(
+            "sysctl \"kernel.domainname\" conflicts with the OCI domainname",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn needs_uts<'a>(name: Option<&'a str>, what: &str, owned: bool) -> Result<Option<&'a str>> {
@@ -285,6 +301,12 @@ mod tests {
         check(
             &format!("{MINIMAL}}},\"domainname\":\"x\"}}"),
             "unable to set domainname",
+        );
+        check(
+            &format!(
+                "{MINIMAL},\"sysctl\":{{\"kernel.domainname\":\"y\"}}}},\"domainname\":\"x\"}}"
+            ),
+            "conflicts with the OCI domainname",
         );
     }
 

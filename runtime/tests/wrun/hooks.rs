@@ -69,5 +69,37 @@ fn a_failing_poststart_hook_stops_the_container() {
     b.create().ok();
     b.wrun(&["start", &b.id])
         .fails("error running poststart hook #0");
-    assert_eq!(b.status(), "stopped");
+    b.assert_nothing_left();
+    b.run().fails("error running poststart hook #0");
+    b.assert_nothing_left();
+}
+
+#[test]
+fn failing_poststop_hooks_are_told_and_nothing_more() {
+    let Some(mut b) = bundle() else { return };
+    let touch = format!("touch {}/second", b.dir.path().display());
+    b.spec["hooks"] = json!({ "poststop": [
+        { "path": "/bin/false" },
+        { "path": "/bin/sh", "args": ["sh", "-c", touch] },
+    ]});
+    let said = b.script("true").run().ok();
+    assert!(
+        said.err.contains("error running poststop hook #0"),
+        "{said:?}"
+    );
+    assert!(b.path("second").exists());
+    b.assert_nothing_left();
+}
+
+#[test]
+fn create_container_hooks_see_the_mounts_of_the_container() {
+    let Some(mut b) = bundle() else { return };
+    let script = format!(
+        "test -e {}/rootfs/proc/self && test -n \"$PATH\"",
+        b.dir.path().display()
+    );
+    b.spec["hooks"] =
+        json!({ "createContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
+    b.script("test ! -e /etc/debian_version").run().ok();
+    b.assert_nothing_left();
 }

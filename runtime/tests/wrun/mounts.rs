@@ -198,3 +198,27 @@ fn nothing_goes_out_unless_asked() {
     b.write();
     assert_eq!(shell(&script), "mounted\n1\n");
 }
+
+#[test]
+fn the_hosts_sysfs_where_a_new_one_is_not_permitted() {
+    let Some(mut b) = bundle() else { return };
+    let spaces = b.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    spaces.retain(|space| space["type"] != "network");
+    spaces.push(json!({ "type": "user" }));
+    let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    b.spec["linux"]["uidMappings"] = map.clone();
+    b.spec["linux"]["gidMappings"] = map;
+    b.own_rootfs(100_000);
+    crate::harness::program("chmod")
+        .arg("755")
+        .arg(b.dir.path())
+        .status()
+        .unwrap();
+    b.mount(
+        json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs",
+        "options": ["nosuid", "noexec", "nodev", "ro"] }),
+    );
+    let said = b.script("ls /sys; touch /sys/x").run();
+    assert!(said.out.contains("kernel"), "{said:?}");
+    assert!(said.err.contains("Read-only"), "{said:?}");
+}
