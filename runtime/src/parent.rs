@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Rlimit;
 use serde_json::value::RawValue;
 
 use crate::cgroups::{self, ContainerGroup, Entrance};
@@ -132,10 +133,13 @@ pub(crate) fn create(context: &Context, spec: &Spec<'_>, request: &Request<'_>) 
     let linux = spec.linux.as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path.as_deref());
     let group = ContainerGroup::plan(&host, context.manager, path, request.id)?;
+    let devices = plan.devices.as_ref().map_or(0, Vec::len);
+    let room = process_limits::make_room(plan.mounts.len() + devices)?;
     let folder = Folder::of(&context.root, request.id)?;
     folder.reserve()?;
     let _lock = folder.lock()?;
     let maker = Maker {
+        room,
         context,
         spec,
         request,
@@ -169,6 +173,8 @@ pub(crate) fn check_preserved(count: u32) -> Result<()> {
 
 #[derive(Clone, Copy)]
 struct Maker<'a> {
+    /// The limit of descriptors, if it had to be raised meanwhile.
+    room: Option<Rlimit>,
     context: &'a Context,
     spec: &'a Spec<'a>,
     request: &'a Request<'a>,
@@ -357,6 +363,7 @@ impl Maker<'_> {
                 Some(Message::Ready) => {
                     debug("child process in init()");
                     process_limits::apply(&self.context.log, child.pid, &self.plan.process)?;
+                    process_limits::undo_room(child.pid, self.room, &self.plan.process)?;
                     self.folder.publish()?;
                     ready = true;
                     gate.open_early()?;

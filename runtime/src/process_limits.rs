@@ -1,6 +1,6 @@
 //! What a parent sets for a child by its number: resource limits and the badness for the OOM killer.
 
-use rustix::process::{Pid, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::failure::{Attempt, Failure, Result};
 use crate::log::Log;
@@ -17,6 +17,39 @@ pub(crate) fn apply(log: &Log, pid: i32, plan: &ProcessPlan<'_>) -> Result<()> {
         Some(wanted) => set_badness(log, pid, wanted),
         None => Ok(()),
     }
+}
+
+/// Descriptors that are open besides those for mounts and devices.
+const OTHER_DESCRIPTORS: u64 = 100;
+
+/// Raises this process's own soft limit of descriptors if `wanted` more need it. Gives the limit that
+/// was, for the container: its first process inherits this one's.
+pub(crate) fn make_room(wanted: usize) -> Result<Option<Rlimit>> {
+    let before = getrlimit(Resource::Nofile);
+    let needed = OTHER_DESCRIPTORS.saturating_add(u64::try_from(wanted).unwrap_or(u64::MAX));
+    if before.current.is_none_or(|soft| soft >= needed) {
+        return Ok(None);
+    }
+    let raised = Rlimit {
+        current: least(Some(needed), before.maximum),
+        maximum: before.maximum,
+    };
+    prlimit(None, Resource::Nofile, raised)
+        .attempt(|| format!("raise the limit of descriptors to {needed}"))?;
+    Ok(Some(before))
+}
+
+/// Gives process `pid` the limit of descriptors that was before [`make_room`], unless it gets one of
+/// its own.
+pub(crate) fn undo_room(pid: i32, before: Option<Rlimit>, plan: &ProcessPlan<'_>) -> Result<()> {
+    let own = plan.limits.iter();
+    let mut own = own.filter(|limit| limit.resource == Resource::Nofile);
+    let (Some(before), None, Some(pid)) = (before, own.next(), Pid::from_raw(pid)) else {
+        return Ok(());
+    };
+    prlimit(Some(pid), Resource::Nofile, before)
+        .attempt(|| "set the limit of descriptors back".to_owned())
+        .map(|_raised| ())
 }
 
 fn set_limit(log: &Log, pid: Pid, limit: &Limit) -> Result<()> {
@@ -80,7 +113,6 @@ fn set_badness(log: &Log, pid: i32, wanted: i32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::Resource;
 
     fn check(soft: Option<u64>, hard: Option<u64>, own: Option<u64>, expect: (u64, u64)) {
         let got = clamp(

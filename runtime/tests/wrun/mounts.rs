@@ -222,3 +222,31 @@ fn the_hosts_sysfs_where_a_new_one_is_not_permitted() {
     assert!(said.out.contains("kernel"), "{said:?}");
     assert!(said.err.contains("Read-only"), "{said:?}");
 }
+
+#[test]
+fn more_mounts_than_descriptors() {
+    let Some(mut b) = bundle() else { return };
+    for number in 0..300 {
+        b.mount(
+            json!({ "destination": format!("/tmp/{number}"), "type": "bind",
+            "source": "/etc/hostname", "options": ["bind"] }),
+        );
+    }
+    b.script("ls /tmp | wc -l; ulimit -Sn").write();
+    let script = format!(
+        "ulimit -Sn 150; exec {} --root {} run -b {} {}",
+        env!("CARGO_BIN_EXE_wrun"),
+        b.path("state").display(),
+        b.dir.path().display(),
+        b.id
+    );
+    let output = crate::harness::program("bash")
+        .args(["-c", &script])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "300\n150\n",
+        "{output:?}"
+    );
+}
