@@ -202,7 +202,7 @@ fn rootfs(spec: &Spec<'_>, bundle: &Path, choices: Choices) -> Result<Rootfs> {
     })
 }
 
-/// runc's rule: neither of the two would be sure to hold.
+/// Neither of two different names would be sure to hold.
 fn refuse_two_domainnames(spec: &Spec<'_>) -> Result<()> {
     let linux = spec.linux.as_ref();
     let sysctl = linux.and_then(|linux| {
@@ -210,9 +210,9 @@ fn refuse_two_domainnames(spec: &Spec<'_>) -> Result<()> {
         values.find(|(key, _)| matches!(key.as_str(), "kernel.domainname" | "kernel/domainname"))
     });
     match (spec.domainname.as_deref(), sysctl) {
-        (Some(name), Some(_)) if !name.is_empty() => Err(Error::new(
-            "sysctl \"kernel.domainname\" conflicts with the OCI domainname",
-        )),
+        (Some(name), Some((_, value))) if !name.is_empty() && value.as_str() != name => Err(
+            Error::new("sysctl \"kernel.domainname\" conflicts with the OCI domainname"),
+        ),
         _ => Ok(()),
     }
 }
