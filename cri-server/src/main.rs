@@ -14,6 +14,7 @@ mod toml_section;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
@@ -25,6 +26,8 @@ use config::Settings;
 const UMASK: u32 = 0o022;
 /// Threads for calls that may block (mounts, files of a slow disk); more wait for their turn.
 const MAX_BLOCKING_THREADS: usize = 64;
+/// How long calls that block may go on when the program is done.
+const THREADS_PATIENCE: Duration = Duration::from_secs(2);
 /// Threads that carry tasks, where the machine has as many CPUs.
 const MAX_WORKERS: usize = 4;
 
@@ -55,7 +58,7 @@ fn run(cli: &Cli) -> Result<()> {
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let runtime = runtime().context("starting threads")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         match &cli.command {
             None => serve::serve(settings).await,
             Some(Command::Images(command)) => {
@@ -63,7 +66,10 @@ fn run(cli: &Cli) -> Result<()> {
             }
             Some(Command::Reset) => control::reset::reset(settings).await,
         }
-    })
+    });
+    // Dropping it would wait for threads that a hung file system holds for good.
+    runtime.shutdown_timeout(THREADS_PATIENCE);
+    result
 }
 
 /// The folder of this program: its companions lie beside it.
