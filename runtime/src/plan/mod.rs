@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use capabilities::{CapabilityPlan, NAMES as CAPABILITY_NAMES, bit as capability_bit};
 pub(crate) use devices::{Device, DeviceKind};
 pub(crate) use identity::Identity;
-pub(crate) use mount_options::names as mount_option_names;
+pub(crate) use mount_options::{Options as MountOptions, names as mount_option_names};
 pub(crate) use mounts::{Mount, Source};
 pub(crate) use namespaces::{Kind as NamespaceKind, Namespaces};
 pub(crate) use process::ProcessPlan;
