@@ -1,5 +1,6 @@
 //! The control group of a container. The only file that knows the `cgroup` crate.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -24,9 +25,14 @@ pub(crate) enum Manager {
     Disabled,
 }
 
-/// A container's group, made or found again; `None` inside if it has none of its own.
+/// A container's group, made or found again.
 #[derive(Debug)]
-pub(crate) struct ContainerGroup(Option<Group>);
+pub(crate) struct ContainerGroup {
+    /// `None` if it has none of its own.
+    group: Option<Group>,
+    /// It turned out to be another container's when it was to be made.
+    others: Cell<bool>,
+}
 
 /// The way into a group for a process that is about to be made. Moving a process that exists makes
 /// the whole machine wait (12 ms here), so it is born there or goes in by itself.
@@ -83,6 +89,13 @@ fn resources(raw: Option<&RawValue>) -> Result<LinuxResources> {
 }
 
 impl ContainerGroup {
+    fn of(group: Option<Group>) -> Self {
+        Self {
+            group,
+            others: Cell::new(false),
+        }
+    }
+
     /// The group at `path`, or the default one of container `id`. Nothing is made yet.
     pub(crate) fn plan(
         host: &Host,
@@ -93,11 +106,11 @@ impl ContainerGroup {
         let (driver, default) = match manager {
             Manager::Cgroupfs => (Driver::Cgroupfs, format!("/wrun-{id}")),
             Manager::Systemd => (Driver::Systemd, format!(":wrun:{id}")),
-            Manager::Disabled => return Ok(ContainerGroup(None)),
+            Manager::Disabled => return Ok(ContainerGroup::of(None)),
         };
         let path = path.filter(|path| !path.is_empty()).unwrap_or(&default);
         host.group_by(driver, path)
-            .map(|group| ContainerGroup(Some(group)))
+            .map(|group| ContainerGroup::of(Some(group)))
             .map_err(|error| failed(APPLY, &error))
     }
 
@@ -107,14 +120,14 @@ impl ContainerGroup {
         unit: Option<&str>,
     ) -> Result<ContainerGroup> {
         if paths.is_empty() {
-            return Ok(ContainerGroup(None));
+            return Ok(ContainerGroup::of(None));
         }
         let group = match unit {
             Some(unit) => Group::open_unit(paths.clone(), unit),
             None => Group::open(paths.clone()),
         };
         group
-            .map(|group| ContainerGroup(Some(group)))
+            .map(|group| ContainerGroup::of(Some(group)))
             .map_err(|error| failed("open the container's control groups", &error))
     }
 
@@ -147,7 +160,7 @@ impl ContainerGroup {
 
     /// There is one.
     pub(crate) fn is_there(&self) -> bool {
-        self.0.is_some()
+        self.group.is_some()
     }
 
     fn each<T: Default>(
@@ -155,7 +168,7 @@ impl ContainerGroup {
         what: &str,
         call: impl FnOnce(&Group) -> std::result::Result<T, cgroup::Error>,
     ) -> Result<T> {
-        match &self.0 {
+        match &self.group {
             Some(group) => call(group).map_err(|error| failed(what, &error)),
             None => Ok(T::default()),
         }
@@ -164,12 +177,22 @@ impl ContainerGroup {
     /// It comes to life with a process ([`ContainerGroup::start`]) instead of
     /// [`ContainerGroup::create`].
     pub(crate) fn needs_process(&self) -> bool {
-        self.0.as_ref().is_some_and(Group::needs_process)
+        self.group.as_ref().is_some_and(Group::needs_process)
     }
 
     /// Makes it.
     pub(crate) fn create(&self) -> Result<()> {
-        self.each(APPLY, Group::create)
+        self.each(APPLY, |group| self.seen(group.create()))
+    }
+
+    /// Remembers whether the group could not be made because it is there.
+    fn seen(
+        &self,
+        made: std::result::Result<(), cgroup::Error>,
+    ) -> std::result::Result<(), cgroup::Error> {
+        self.others
+            .set(made.as_ref().is_err_and(cgroup::Error::is_in_use));
+        made
     }
 
     /// Has systemd make it around process `pid`. `annotations` may name properties of the unit.
@@ -186,7 +209,9 @@ impl ContainerGroup {
         let properties = properties
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|error| failed(APPLY, &error))?;
-        self.each(APPLY, |group| group.start(pid, &resources, &properties))
+        self.each(APPLY, |group| {
+            self.seen(group.start(pid, &resources, &properties))
+        })
     }
 
     /// Gives it to `user`, who then may make groups below it.
@@ -198,7 +223,7 @@ impl ContainerGroup {
 
     /// How a new process gets into it.
     pub(crate) fn entrance(&self) -> Result<Entrance> {
-        let Some(group) = &self.0 else {
+        let Some(group) = &self.group else {
             return Ok(Entrance::Files(Vec::new()));
         };
         let folder = group.dir_fd().map_err(|error| failed(APPLY, &error))?;
@@ -226,19 +251,19 @@ impl ContainerGroup {
     }
 
     fn required(&self) -> Result<&Group> {
-        self.0
+        self.group
             .as_ref()
             .ok_or_else(|| Failure::new("the container has no control groups"))
     }
 
     /// Folders by controller.
     pub(crate) fn paths(&self) -> BTreeMap<String, PathBuf> {
-        self.0.as_ref().map(Group::paths).unwrap_or_default()
+        self.group.as_ref().map(Group::paths).unwrap_or_default()
     }
 
     /// The unit of systemd that it belongs to.
     pub(crate) fn unit(&self) -> Option<String> {
-        self.0.as_ref().and_then(Group::unit).map(str::to_owned)
+        self.group.as_ref().and_then(Group::unit).map(str::to_owned)
     }
 
     /// Stops its processes where they are.
@@ -257,7 +282,7 @@ impl ContainerGroup {
 
     /// They are stopped; a group that is gone is not.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.0
+        self.group
             .as_ref()
             .is_some_and(|group| group.is_frozen().unwrap_or(false))
     }
@@ -281,11 +306,14 @@ impl ContainerGroup {
 
     /// The file that counts processes killed for want of memory.
     pub(crate) fn oom_counter(&self) -> Option<PathBuf> {
-        self.0.as_ref().and_then(Group::oom_counter)
+        self.group.as_ref().and_then(Group::oom_counter)
     }
 
-    /// Removes it.
+    /// Removes it, unless it was another container's.
     pub(crate) fn remove(&self) -> Result<()> {
+        if self.others.get() {
+            return Ok(());
+        }
         self.each("remove the container's control groups", Group::remove)
     }
 

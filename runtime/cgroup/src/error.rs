@@ -151,6 +151,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the group is there already and somebody else's: whoever wanted to make it has
+    /// nothing to undo.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::NotEmpty(_) | Self::Frozen(_) => true,
+            Self::Unit { name, .. } => name == crate::systemd::UNIT_EXISTS,
+            _ => false,
+        }
+    }
+
     /// The kernel's answer behind this error, if a call failed.
     pub fn errno(&self) -> Option<Errno> {
         match self {

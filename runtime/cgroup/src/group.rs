@@ -295,6 +295,10 @@ impl Group {
     /// As [`Group::apply`].
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         if let Some(unit) = &self.unit {
+            // systemd would set at once what may not be set.
+            if let (Kind::V2 { dir, .. }, Some(memory)) = (&self.kind, resources.memory()) {
+                v2::check_usage(dir, memory)?;
+            }
             unit.set(&self.limits_for_systemd(resources)?)?;
         }
         self.limit(resources)

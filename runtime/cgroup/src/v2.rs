@@ -184,7 +184,7 @@ fn memory_writes(memory: &LinuxMemory) -> Result<Vec<Write>, Error> {
 }
 
 /// Refuses limits below what is used, if the caller asked for that: the kernel would kill.
-fn check_usage(dir: &Dir, memory: &LinuxMemory) -> Result<(), Error> {
+pub(crate) fn check_usage(dir: &Dir, memory: &LinuxMemory) -> Result<(), Error> {
     let (limit, both) = (memory.limit().unwrap_or(0), memory.swap().unwrap_or(0));
     if memory.check_before_update() != Some(true) || (limit <= 0 && both <= 0) {
         return Ok(());
@@ -246,6 +246,8 @@ fn apply_cpu(dir: &Dir, cpu: &LinuxCpu) -> Result<(), Error> {
         write("cpu.idle", idle.to_string())?;
     }
     match convert::shares_to_weight(cpu.shares().unwrap_or(0)) {
+        // An idle group has no weight, and the kernel refuses one.
+        _ if cpu.idle() == Some(1) => {}
         0 => {}
         weight => write("cpu.weight", weight.to_string())?,
     }

@@ -31,6 +31,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     };
     let before = container.resources()?;
     let after = merged(&before, &wanted);
+    refuse_shares_of_idle(&wanted, &after)?;
     let group = container.group()?;
     group
         .update(&to_write(&wanted, &after))
@@ -43,6 +44,20 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
         })?;
     container.keep_resources(&after)?;
     Ok(0)
+}
+
+/// The kernel has no weight for a group that only runs when nobody else does. Shares that are kept
+/// come back with the end of idleness; new ones would be lost on whoever asks for them.
+fn refuse_shares_of_idle(change: &Value, after: &Value) -> Result<()> {
+    let new = change["cpu"]["shares"]
+        .as_u64()
+        .is_some_and(|shares| shares != 0);
+    if new && after["cpu"]["idle"] == json!(1) {
+        return Err(Failure::new(
+            "set limits: cpu shares cannot be set while cpu idle is 1",
+        ));
+    }
+    Ok(())
 }
 
 /// `-r`: a file, or standard input.

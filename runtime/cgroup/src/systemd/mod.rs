@@ -28,7 +28,8 @@ use crate::Error;
 
 /// Is there where systemd is the init system (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
-const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+/// A unit of that name is loaded: what `StartTransientUnit` answers.
+pub(crate) const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 /// What older and newer systemds say of a property that they do not know.
 const UNKNOWN_PROPERTY: [&str; 2] = [

@@ -212,12 +212,16 @@ fn memory_limits(memory: &LinuxMemory) -> Result<Vec<Property>, Error> {
 
 fn cpu_limits(cpu: &LinuxCpu) -> Result<Vec<Property>, Error> {
     let mut properties = Vec::new();
-    match convert::shares_to_weight(cpu.shares().unwrap_or(0)) {
-        0 => {}
-        weight => properties.push(Property::new("CPUWeight", Value::U64(weight))),
-    }
-    if cpu.idle() == Some(1) {
-        properties.push(Property::newer("CPUWeight", Value::U64(0)));
+    match (
+        cpu.idle(),
+        convert::shares_to_weight(cpu.shares().unwrap_or(0)),
+    ) {
+        // Idle is systemd's weight of 0.
+        (Some(1), _) => properties.push(Property::newer("CPUWeight", Value::U64(0))),
+        // No longer: without another weight the default one.
+        (Some(_), 0) => properties.push(Property::newer("CPUWeight", Value::U64(INFINITY))),
+        (None, 0) => {}
+        (_, weight) => properties.push(Property::new("CPUWeight", Value::U64(weight))),
     }
     let (quota, period) = (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0));
     if quota != 0 || period != 0 {
