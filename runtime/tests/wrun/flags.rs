@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{Bundle, bundle, program};
 
@@ -69,18 +69,11 @@ fn pidfds_of_first_and_further_processes_are_handed_over() {
     assert_eq!((text.as_str(), pid_of(&fd)), ("setns", pid));
 }
 
-fn group_folder(b: &Bundle, controller: &str) -> Option<std::path::PathBuf> {
-    let text = std::fs::read_to_string(b.path("state").join(&b.id).join("state.json")).unwrap();
-    let state: Value = serde_json::from_str(&text).unwrap();
-    let paths = &state["cgroup_paths"];
-    Some(paths[controller].as_str().or(paths[""].as_str())?.into())
-}
-
 #[test]
 fn exec_goes_into_a_group_below_the_containers() {
     let Some(mut b) = bundle() else { return };
     b.start_sleeping();
-    let Some(folder) = group_folder(&b, "pids") else {
+    let Some(folder) = b.group_of("pids") else {
         println!("skipped: needs the pids controller");
         return;
     };
@@ -125,7 +118,7 @@ fn without_a_manager_of_groups_there_are_none() {
         &b.id,
     ])
     .ok();
-    assert_eq!(group_folder(&b, "pids"), None);
+    assert_eq!(b.group_of("pids"), None);
     assert_eq!(b.exec("exit 4").code, 4);
     b.wrun(&["pause", &b.id]).fails("no control groups");
     b.wrun(&["delete", "-f", &b.id]).ok();

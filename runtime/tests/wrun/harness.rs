@@ -17,11 +17,17 @@ const APPLETS: [&str; 27] = [
     "sed", "test", "wc",
 ];
 
+/// Who makes the control groups of the containers that the tests do not ask a driver for:
+/// `systemd`, else this crate by mkdir. `hack/test-guest` runs the tests with both.
+const DRIVER: &str = "WHERRY_TEST_CGROUP_DRIVER";
+
 /// A bundle and a state folder; its end takes everything with it.
 pub(crate) struct Bundle {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) spec: Value,
     pub(crate) id: String,
+    /// Its containers' groups are units of systemd.
+    pub(crate) systemd: bool,
 }
 
 /// What a command said.
@@ -94,7 +100,28 @@ pub(crate) fn bundle() -> Option<Bundle> {
         dir,
         spec: spec(),
         id,
+        systemd: std::env::var(DRIVER).is_ok_and(|driver| driver == "systemd"),
     })
+}
+
+/// As [`bundle`], on a machine with nothing but cgroup v2.
+pub(crate) fn bundle_v2() -> Option<Bundle> {
+    let has = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if !has {
+        println!("skipped: needs cgroup v2");
+    }
+    bundle().filter(|_| has)
+}
+
+/// As [`bundle`], with systemd to make the groups.
+pub(crate) fn bundle_systemd() -> Option<Bundle> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        println!("skipped: needs systemd");
+        return None;
+    }
+    let mut bundle = bundle()?;
+    bundle.systemd = true;
+    Some(bundle)
 }
 
 fn spec() -> Value {
@@ -183,16 +210,61 @@ impl Bundle {
     /// The program with its own state folder.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = program("timeout");
-        command.args(["-k", "5", TIMEOUT, env!("CARGO_BIN_EXE_wrun"), "--root"]);
-        command.arg(self.path("state")).args(args);
+        command.args(["-k", "5", TIMEOUT, env!("CARGO_BIN_EXE_wrun")]);
+        command.args(self.globals()).args(args);
         command
     }
 
     /// The same without a time limit around it, for a test that signals it.
     pub(crate) fn direct(&self, args: &[&str]) -> Command {
         let mut command = program(env!("CARGO_BIN_EXE_wrun"));
-        command.arg("--root").arg(self.path("state")).args(args);
+        command.args(self.globals()).args(args);
         command
+    }
+
+    /// What stands before every verb.
+    fn globals(&self) -> Vec<std::ffi::OsString> {
+        let mut globals = vec!["--root".into(), self.path("state").into()];
+        if self.systemd {
+            globals.push("--systemd-cgroup".into());
+        }
+        globals
+    }
+
+    /// A place for the container's group, in the form that its driver takes, and the same below
+    /// the hierarchy.
+    pub(crate) fn group_path(&self) -> (String, String) {
+        if self.systemd {
+            let stem = self.id.to_lowercase();
+            return (
+                format!("wruntest-{stem}.slice:own:{}", self.id),
+                format!(
+                    "/wruntest.slice/wruntest-{stem}.slice/own-{}.scope",
+                    self.id
+                ),
+            );
+        }
+        let path = format!("/wrun-test-{}/inner", self.id);
+        (path.clone(), path)
+    }
+
+    /// The folder of the container's group: on v2 the only one.
+    pub(crate) fn group(&self) -> Option<PathBuf> {
+        self.group_of("")
+    }
+
+    /// The folder of the container's group where `controller` is: on v2 the only one.
+    pub(crate) fn group_of(&self, controller: &str) -> Option<PathBuf> {
+        let state = self.path("state").join(&self.id).join("state.json");
+        let state: Value = serde_json::from_str(&fs::read_to_string(state).unwrap()).unwrap();
+        let paths = &state["cgroup_paths"];
+        Some(paths[""].as_str().or(paths[controller].as_str())?.into())
+    }
+
+    /// A file of the container's v2 group; `None` if it has no such file.
+    pub(crate) fn group_file(&self, file: &str) -> Option<String> {
+        let text = fs::read_to_string(self.group()?.join(file)).ok()?;
+        Some(text.trim().to_owned())
     }
 
     pub(crate) fn wrun(&self, args: &[&str]) -> Said {
@@ -284,6 +356,8 @@ impl Bundle {
         for entry in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
             let group = entry.path().join(format!("wrun-{}", self.id));
             assert!(!group.exists(), "{group:?} is left");
+            let scope = entry.path().join(format!("wrun-{}.scope", self.id));
+            assert!(!scope.exists(), "{scope:?} is left");
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(

@@ -1,5 +1,7 @@
 //! From create to delete.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use crate::harness::bundle;
@@ -169,8 +171,8 @@ fn the_pid_file_holds_the_pid() {
 #[test]
 fn a_group_path_is_used_and_limits_are_set() {
     let Some(mut b) = bundle() else { return };
-    let group = format!("/wrun-test-{}/inner", b.id);
-    b.spec["linux"]["cgroupsPath"] = json!(group);
+    let (asked, group) = b.group_path();
+    b.spec["linux"]["cgroupsPath"] = json!(asked);
     b.spec["linux"]["resources"] = json!({ "pids": { "limit": 17 } });
     b.start_sleeping();
     let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", b.pid())).unwrap();
@@ -185,12 +187,14 @@ fn a_group_path_is_used_and_limits_are_set() {
     assert_eq!(limit.as_deref().map(str::trim), Some("17"));
     b.wrun(&["delete", "-f", &b.id]).ok();
     for entry in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let parent = entry.path().join(format!("wrun-test-{}", b.id));
-        assert!(!parent.join("inner").exists());
+        let made = entry.path().join(group.trim_start_matches('/'));
+        assert!(!made.exists());
         // The parent was made on the way and may stay; it is ours to remove.
-        let _gone = std::fs::remove_dir(parent);
+        let _gone = made.parent().map(std::fs::remove_dir);
     }
-    let _gone = std::fs::remove_dir(format!("/sys/fs/cgroup/wrun-test-{}", b.id));
+    let made = PathBuf::from(format!("/sys/fs/cgroup{group}"));
+    assert!(!made.exists());
+    let _gone = made.parent().map(std::fs::remove_dir);
 }
 
 #[test]

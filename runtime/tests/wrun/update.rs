@@ -1,20 +1,14 @@
 //! Limits that change while a container runs.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, bundle};
 
 /// A file of the container's group, whatever the version of control groups.
 fn limit(b: &Bundle, v1: (&str, &str), v2: &str) -> Option<String> {
-    let text = std::fs::read_to_string(b.path("state").join(&b.id).join("state.json")).unwrap();
-    let state: Value = serde_json::from_str(&text).unwrap();
-    let paths = &state["cgroup_paths"];
-    let file = match paths[""].as_str() {
-        Some(folder) => PathBuf::from(folder).join(v2),
-        None => PathBuf::from(paths[v1.0].as_str()?).join(v1.1),
-    };
+    let folder = b.group_of(v1.0)?;
+    let name = if b.group().is_some() { v2 } else { v1.1 };
+    let file = folder.join(name);
     Some(std::fs::read_to_string(file).ok()?.trim().to_owned())
 }
 
