@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup::{Driver, Group, Host, Property};
 use oci_spec::runtime::LinuxResources;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -32,6 +33,23 @@ pub(crate) struct ContainerGroup {
     group: Option<Group>,
     /// It turned out to be another container's when it was to be made.
     others: Cell<bool>,
+    /// There is none because this process may not make one.
+    refused: bool,
+    /// An ordinary user asks for it.
+    rootless: bool,
+}
+
+/// Which group a container is to get.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) manager: Manager,
+    /// As the configuration has it.
+    pub(crate) path: Option<&'a str>,
+    /// Of the container, for the default path.
+    pub(crate) id: &'a str,
+    /// A group that nobody asks for by name is made below this process's own, as far as that is
+    /// permitted.
+    pub(crate) rootless: bool,
 }
 
 /// The way into a group for a process that is about to be made. Moving a process that exists makes
@@ -73,6 +91,10 @@ impl Entrance {
 /// What every failure to make or enter a group begins with, as engines look for it.
 const APPLY: &str = "unable to apply cgroup configuration";
 
+/// What an ordinary user is told who asks for more than that, in runc's words.
+const NEEDS_NO_GROUP: &str =
+    "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+
 fn failed(what: &str, error: &cgroup::Error) -> Failure {
     because(what, error)
 }
@@ -93,24 +115,35 @@ impl ContainerGroup {
         Self {
             group,
             others: Cell::new(false),
+            refused: false,
+            rootless: false,
         }
     }
 
-    /// The group at `path`, or the default one of container `id`. Nothing is made yet.
-    pub(crate) fn plan(
-        host: &Host,
-        manager: Manager,
-        path: Option<&str>,
-        id: &str,
-    ) -> Result<ContainerGroup> {
+    /// The group that is asked for, or the default one of the container. Nothing is made yet.
+    pub(crate) fn plan(host: &Host, asked: Asked<'_>) -> Result<ContainerGroup> {
+        let Asked { manager, id, .. } = asked;
+        let path = asked.path.filter(|path| !path.is_empty());
         let (driver, default) = match manager {
+            Manager::Cgroupfs if path.is_none() && asked.rootless => {
+                let group = host.group_if_permitted(&format!("wrun-{id}"));
+                let group = group.map_err(|error| failed(APPLY, &error))?;
+                let refused = group.is_none();
+                return Ok(ContainerGroup {
+                    refused,
+                    rootless: true,
+                    ..ContainerGroup::of(group)
+                });
+            }
             Manager::Cgroupfs => (Driver::Cgroupfs, format!("/wrun-{id}")),
             Manager::Systemd => (Driver::Systemd, format!(":wrun:{id}")),
             Manager::Disabled => return Ok(ContainerGroup::of(None)),
         };
-        let path = path.filter(|path| !path.is_empty()).unwrap_or(&default);
-        host.group_by(driver, path)
-            .map(|group| ContainerGroup::of(Some(group)))
+        host.group_by(driver, path.unwrap_or(&default))
+            .map(|group| ContainerGroup {
+                rootless: asked.rootless,
+                ..ContainerGroup::of(Some(group))
+            })
             .map_err(|error| failed(APPLY, &error))
     }
 
@@ -182,7 +215,19 @@ impl ContainerGroup {
 
     /// Makes it.
     pub(crate) fn create(&self) -> Result<()> {
-        self.each(APPLY, |group| self.seen(group.create()))
+        let Some(group) = &self.group else {
+            return Ok(());
+        };
+        self.seen(group.create()).map_err(|error| {
+            let refused = matches!(
+                error.errno(),
+                Some(Errno::ACCESS | Errno::PERM | Errno::ROFS)
+            );
+            match self.rootless && refused {
+                true => failed(&format!("{APPLY}: {NEEDS_NO_GROUP}"), &error),
+                false => failed(APPLY, &error),
+            }
+        })
     }
 
     /// Remembers whether the group could not be made because it is there.
@@ -238,6 +283,13 @@ impl ContainerGroup {
     /// Sets limits.
     pub(crate) fn apply(&self, raw: Option<&RawValue>) -> Result<()> {
         let resources = resources(raw)?;
+        if let Some(limit) = cgroup::first_limit(&resources).filter(|_| self.refused) {
+            // runc's words on v1 and on v2, which its tests look for.
+            return Err(Failure::new(format!(
+                "cannot set {limit} limit: container could not join or create cgroup \
+                 ({NEEDS_NO_GROUP})"
+            )));
+        }
         self.each("set limits", |group| group.apply(&resources))
     }
 

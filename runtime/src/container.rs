@@ -84,6 +84,26 @@ impl Container {
         process_start(self.state.init_process_pid) == Some(self.state.init_process_start)
     }
 
+    /// Its processes. Without a control group of its own they are those in its process ids that this
+    /// process may look at.
+    pub(crate) fn processes(&self) -> Result<Vec<i32>> {
+        let group = self.group()?;
+        if group.is_there() || !self.state.wrun.own_pids {
+            return group.processes();
+        }
+        if !self.is_alive() {
+            return Ok(Vec::new());
+        }
+        let init = self.state.init_process_pid;
+        let space = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = space(init);
+        let entries = std::fs::read_dir("/proc").attempt(|| "read /proc".to_owned())?;
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        Ok(pids
+            .filter(|pid| *pid == init || (own.is_some() && space(*pid) == own))
+            .collect())
+    }
+
     /// A handle on its first process; `None` if that has ended.
     pub(crate) fn init(&self) -> Result<Option<OwnedFd>> {
         let Some(pid) = Pid::from_raw(self.state.init_process_pid) else {

@@ -66,7 +66,7 @@ pub(crate) fn because(what: &str, error: &dyn std::error::Error) -> Failure {
     let mut text = format!("{what}: {error}");
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let inner_text = inner.to_string();
+        let inner_text = text_of(inner);
         // Some libraries repeat the cause in the outer text.
         if !text.contains(&inner_text) {
             text.push_str(": ");
@@ -75,6 +75,17 @@ pub(crate) fn because(what: &str, error: &dyn std::error::Error) -> Failure {
         cause = inner.source();
     }
     Failure::new(text)
+}
+
+/// A cause; the kernel's as everywhere else.
+fn text_of(cause: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(error) = cause.downcast_ref::<rustix::io::Errno>() {
+        return errno_text(&io::Error::from(*error));
+    }
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) => errno_text(error),
+        None => cause.to_string(),
+    }
 }
 
 /// The kernel's reason in small letters, as engines look for it ("no such file or directory").
@@ -108,6 +119,17 @@ mod tests {
         check(13, "permission denied");
         check(21, "is a directory");
         check(3, "no such process");
+    }
+
+    #[test]
+    fn the_kernels_reason_behind_another_error_is_the_same() {
+        let error = cgroup::Error::Call {
+            what: "make",
+            path: "/x".into(),
+            source: rustix::io::Errno::ACCESS,
+        };
+        let failure = because("apply", &error);
+        assert_eq!(failure.to_string(), "apply: make /x: permission denied");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::launch::{self, Child};
 use crate::plan::{NamespaceKind, ProcessPlan};
 use crate::prepare::ProcRoot;
 use crate::reap::reap;
+use crate::rights::Rights;
 use crate::sync::{Message, ParentEnd};
 use crate::{listener, process_limits};
 
@@ -27,6 +28,7 @@ pub(crate) struct Joining<'a> {
     pub(crate) group: &'a ContainerGroup,
     /// It is not simply the container's.
     pub(crate) group_given: bool,
+    pub(crate) rights: Rights,
     pub(crate) process: &'a ProcessPlan<'a>,
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) console: Option<&'a OwnedFd>,
@@ -48,21 +50,33 @@ pub(crate) fn join(context: &Context, joining: &Joining<'_>) -> Result<Child> {
         .then(|| format!("_ses.{}", joining.container.state.id));
     init::pin(joining.process.affinity.initial.as_deref())?;
     let start = |entrance: &Entrance| {
-        launch::further(joining.init, own.namespaces, entrance, |sync| {
-            let errand = Errand {
-                sync,
-                entrance,
-                process: joining.process,
-                nature: &own.nature,
-                filter: joining.filter,
-                console: joining.console,
-                keyring: keyring.as_deref(),
-                preserved: joining.preserved,
-            };
-            init::further(errand, proc.as_ref(), || {
-                enter(joining.init, own.namespaces)
-            })
-        })
+        let rights = &joining.rights;
+        let before = || {
+            // Said by the parent of whoever cannot; a process of an ordinary user only ever raises it.
+            let _lowered = process_limits::set_own_badness(joining.process);
+        };
+        launch::further(
+            joining.init,
+            own.namespaces,
+            rights,
+            entrance,
+            before,
+            |sync| {
+                let errand = Errand {
+                    sync,
+                    entrance,
+                    process: joining.process,
+                    nature: &own.nature,
+                    filter: joining.filter,
+                    console: joining.console,
+                    keyring: keyring.as_deref(),
+                    preserved: joining.preserved,
+                };
+                init::further(errand, proc.as_ref(), || {
+                    enter(joining.init, rights, own.namespaces)
+                })
+            },
+        )
     };
     let started = joining
         .group
@@ -88,9 +102,8 @@ pub(crate) fn join(context: &Context, joining: &Joining<'_>) -> Result<Child> {
 }
 
 /// All namespaces of the container in one call; those of children were entered before the clone.
-fn enter(init: &OwnedFd, namespaces: i32) -> Result<()> {
-    let early = NamespaceKind::Pid.flag() | NamespaceKind::Time.flag();
-    let rest = namespaces & !early;
+fn enter(init: &OwnedFd, rights: &Rights, namespaces: i32) -> Result<()> {
+    let rest = namespaces & !launch::early(rights, namespaces);
     if rest != 0 {
         sys::process::setns(init, rest)
             .attempt(|| "join the namespaces of the container".to_owned())?;
@@ -111,7 +124,8 @@ fn accompany(
         match near.next()? {
             Some(Message::Warning(text)) => context.log.warning(&text),
             Some(Message::Ready) => {
-                process_limits::apply(&context.log, child.pid, joining.process)?;
+                let administers = joining.rights.administers;
+                process_limits::apply(&context.log, child.pid, joining.process, administers)?;
                 near.go()?;
             }
             Some(Message::Listener(number)) => {

@@ -12,8 +12,9 @@ use sys::process::{Clone3, clone3, setns};
 use crate::cgroups::Entrance;
 use crate::failure::{Attempt, Failure, Result};
 use crate::plan::{NamespaceKind, Namespaces};
-use crate::prepare::Sources;
+use crate::prepare::Joined;
 use crate::reap::reap;
+use crate::rights::Rights;
 use crate::sync::{self, ChildEnd, Message, ParentEnd};
 
 /// A process that was made here.
@@ -26,18 +27,22 @@ pub(crate) struct Child {
 /// Clones this process into the namespaces of a new container; `life` is what the child does.
 pub(crate) fn first(
     namespaces: &Namespaces<'_>,
-    sources: &Sources,
+    joined: &Joined,
+    rights: &Rights,
     entrance: &Entrance,
     life: impl FnOnce(ChildEnd) -> Infallible,
 ) -> Result<(Child, ParentEnd)> {
     let flags = u64::from(namespaces.clone_flags().unsigned_abs());
     with_socket(|own| {
         let mut back = Back::default();
-        make_time_namespace(namespaces, &mut back)?;
+        if rights.administers {
+            make_time_namespace(namespaces, &mut back)?;
+        }
         let child = if namespaces.joined(NamespaceKind::User).is_some() {
-            through_user_namespace(flags, sources, entrance, || life(own()))
+            let enter = || enter_early(joined);
+            through(enter, flags, [None, Some(entrance)], || life(own()))
         } else {
-            enter_for_children(sources, &mut back)?;
+            enter_for_children(joined, &mut back)?;
             clone(flags, false, Some(entrance), || life(own()))
         };
         back.restore()?;
@@ -61,13 +66,40 @@ fn with_socket(
     Ok((child, near))
 }
 
+/// Namespaces that a process enters before it is cloned, when it joins those in `all` (`CLONE_NEW*`):
+/// they hold only for children. Who does not administer them now does so as soon as it is in their
+/// user namespace, which then comes with them.
+pub(crate) fn early(rights: &Rights, all: i32) -> i32 {
+    let children = NamespaceKind::Pid.flag() | NamespaceKind::Time.flag();
+    if rights.administers {
+        all & children
+    } else {
+        all & (children | NamespaceKind::User.flag())
+    }
+}
+
 /// Clones this process beside a container's, in its process ids; the child joins the rest itself.
+/// `before` is done by the last process that still is outside of the container's user namespace, if
+/// that is entered before the clone.
 pub(crate) fn further(
     init: &OwnedFd,
     joined: i32,
+    rights: &Rights,
     entrance: &Entrance,
+    before: impl FnOnce(),
     life: impl FnOnce(ChildEnd) -> Infallible,
 ) -> Result<(Child, ParentEnd)> {
+    let early = early(rights, joined);
+    if early & NamespaceKind::User.flag() != 0 {
+        return with_socket(|own| {
+            let enter = || {
+                before();
+                setns(init, early).attempt(|| "join the container's user namespace".to_owned())
+            };
+            // The one between is born in the group, so a refusal of that is still known as such.
+            through(enter, 0, [Some(entrance), None], || life(own()))
+        });
+    }
     with_socket(|own| {
         let mut back = Back::default();
         for kind in [NamespaceKind::Pid, NamespaceKind::Time] {
@@ -124,8 +156,8 @@ impl Back {
     }
 }
 
-fn enter_for_children(sources: &Sources, back: &mut Back) -> Result<()> {
-    for (kind, fd) in &sources.namespaces {
+fn enter_for_children(joined: &Joined, back: &mut Back) -> Result<()> {
+    for (kind, fd) in joined {
         if matches!(kind, NamespaceKind::Pid | NamespaceKind::Time) {
             back.remember(*kind)?;
             setns(fd, kind.flag()).attempt(|| format!("join the {} namespace", kind.name()))?;
@@ -135,7 +167,8 @@ fn enter_for_children(sources: &Sources, back: &mut Back) -> Result<()> {
 }
 
 /// A time namespace is entered by children only, and belongs to the user namespace of its maker:
-/// here that of this process, also where the container has one of its own.
+/// here that of this process, also where the container has one of its own. Who may not make one here
+/// leaves that to the child, see [`own_time_namespace`].
 fn make_time_namespace(namespaces: &Namespaces<'_>, back: &mut Back) -> Result<()> {
     if !namespaces.is_new(NamespaceKind::Time) {
         return Ok(());
@@ -160,27 +193,41 @@ fn set_clocks(namespaces: &Namespaces<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Namespaces that are made while a user namespace is joined must belong to it, so somebody has to
-/// enter it and then clone; that cannot be this process, which would lose the host's privileges.
-fn through_user_namespace(
+/// The same by the child of an ordinary user, for itself: in its user namespace it may.
+pub(crate) fn own_time_namespace(namespaces: &Namespaces<'_>) -> Result<()> {
+    if !namespaces.is_new(NamespaceKind::Time) {
+        return Ok(());
+    }
+    let flag = NamespaceKind::Time.flag();
+    unshare(CloneFlags::from_bits_retain(flag)).attempt(|| "make a time namespace".to_owned())?;
+    set_clocks(namespaces)?;
+    let what = || "enter the new time namespace".to_owned();
+    let path = "/proc/self/ns/time_for_children";
+    let made = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).attempt(what)?;
+    setns(&made, flag).attempt(what)
+}
+
+/// Joined namespaces that only hold for children, and the user namespace that may own them.
+fn enter_early(joined: &Joined) -> Result<()> {
+    let early = [NamespaceKind::User, NamespaceKind::Pid, NamespaceKind::Time];
+    for (kind, fd) in joined.iter().filter(|(kind, _)| early.contains(kind)) {
+        setns(fd, kind.flag()).attempt(|| format!("join the {} namespace", kind.name()))?;
+    }
+    Ok(())
+}
+
+/// Clones by a process between, which enters a user namespace first: namespaces that are made must
+/// belong to it. This process cannot enter it, since it would lose its privileges outside. Each of
+/// the two may be born in a control group.
+fn through(
+    enter: impl FnOnce() -> Result<()>,
     flags: u64,
-    sources: &Sources,
-    entrance: &Entrance,
+    [between, last]: [Option<&Entrance>; 2],
     life: impl FnOnce() -> Infallible,
 ) -> Result<Child> {
     let (near, far) = sync::pair()?;
-    let between = clone(0, false, None, || {
-        let entered = sources.namespaces.iter().try_for_each(|(kind, fd)| {
-            let early = matches!(
-                kind,
-                NamespaceKind::User | NamespaceKind::Pid | NamespaceKind::Time
-            );
-            if !early {
-                return Ok(());
-            }
-            setns(fd, kind.flag()).attempt(|| format!("join the {} namespace", kind.name()))
-        });
-        let told = match entered.and_then(|()| clone(flags, true, Some(entrance), life)) {
+    let between = clone(0, false, between, || {
+        let told = match enter().and_then(|()| clone(flags, true, last, life)) {
             Ok(child) => far.tell(&Message::Born(child.pid)),
             Err(failure) => far.tell(&Message::Failed(failure.to_string())),
         };

@@ -36,6 +36,7 @@ mod plan;
 mod prepare;
 mod process_limits;
 mod reap;
+mod rights;
 mod seal;
 mod socket;
 mod spec;
@@ -120,9 +121,12 @@ fn context(global: &Values) -> Result<Context> {
         debug: global.is_set("debug"),
     })?;
     let given = global.text("root").filter(|root| !root.is_empty());
-    let root = match given {
-        Some(root) => absolute(Path::new(root))?,
-        None => default_root(),
+    let users = given.is_none().then(users_root).flatten();
+    let root_is_users = users.is_some();
+    let root = match (given, users) {
+        (Some(root), _) => absolute(Path::new(root))?,
+        (None, Some(root)) => root,
+        (None, None) => PathBuf::from(DEFAULT_ROOT),
     };
     if root == Path::new("/") {
         return Err(Failure::new(
@@ -132,6 +136,8 @@ fn context(global: &Values) -> Result<Context> {
     Ok(Context {
         root,
         root_given: given.is_some(),
+        root_is_users,
+        rootless: rights::is_rootless(rootless(global)?),
         manager: manager(global)?,
         log,
     })
@@ -148,12 +154,20 @@ fn manager(global: &Values) -> Result<Manager> {
     }
 }
 
-fn default_root() -> PathBuf {
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    match own {
-        Some(dir) if !rustix::process::geteuid().is_root() => PathBuf::from(dir).join("wrun"),
-        _ => PathBuf::from(DEFAULT_ROOT),
+/// `--rootless`; `None` for `auto`.
+fn rootless(global: &Values) -> Result<Option<bool>> {
+    match global.text("rootless") {
+        None | Some("" | "auto") => Ok(None),
+        Some(word) => cli::parse_bool(word)
+            .map(Some)
+            .ok_or_else(|| Failure::new(format!("invalid value {word:?} for --rootless"))),
     }
+}
+
+/// The folder of who is not root of the machine.
+fn users_root() -> Option<PathBuf> {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty())?;
+    rights::is_users_own().then(|| PathBuf::from(own).join("wrun"))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -16,8 +16,9 @@ use crate::hooks::{self, Hook, HookState};
 use crate::init::{self, Errand, FirstErrand};
 use crate::launch::{self, Child};
 use crate::plan::{self, Choices, HostFacts, InitPlan, NamespaceKind};
-use crate::prepare::{self, CgroupFolders, Sources};
+use crate::prepare::{self, CgroupFolders, Joined, Sources};
 use crate::reap::reap;
+use crate::rights::Rights;
 use crate::spec::Spec;
 use crate::state::{Folder, Noted, Own, RuncConfig, State};
 use crate::sync::{self, Message, ParentEnd};
@@ -99,46 +100,46 @@ pub(crate) fn parse_config<'a>(path: &Path, bytes: &'a [u8]) -> Result<Spec<'a>>
 }
 
 /// Asks the host what a plan depends on.
-pub(crate) fn host_facts(cgroup_v2: bool) -> Result<HostFacts> {
+pub(crate) fn host_facts(rights: &Rights, cgroup_v2: bool) -> HostFacts {
     let last = file::read(Path::new("/proc/sys/kernel/cap_last_cap")).ok();
     let last = last.and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok());
-    let sets = rustix::thread::capabilities(None).attempt(|| "read capabilities".to_owned())?;
-    let has_mknod = sets
-        .effective
-        .contains(rustix::thread::CapabilitySet::MKNOD);
-    Ok(HostFacts {
+    HostFacts {
         last_capability: last.unwrap_or(40),
-        may_make_nodes: has_mknod && in_initial_user_namespace(),
+        may_make_nodes: rights.makes_nodes,
         cgroup_v2,
-    })
-}
-
-/// The first user namespace has a number that never changes (linux/proc_ns.h).
-fn in_initial_user_namespace() -> bool {
-    const NUMBER: u64 = 0xEFFF_FFFD;
-    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|status| status.st_ino == NUMBER)
+    }
 }
 
 /// Makes a container. Whatever fails, nothing is left of it.
 pub(crate) fn create(context: &Context, spec: &Spec<'_>, request: &Request<'_>) -> Result<Created> {
     let host = cgroups::detect()?;
-    let facts = host_facts(host.is_v2())?;
+    let rights = Rights::own()?;
+    let facts = host_facts(&rights, host.is_v2());
     let (plan, warnings) = plan::init(spec, request.id, request.bundle, facts, request.choices)
         .map_err(|error| Failure::new(error.to_string()))?;
     warnings
         .iter()
         .for_each(|warning| context.log.warning(warning));
+    check_rights(&plan, &rights)?;
     check_console(&plan, request)?;
     check_preserved(request.preserved)?;
     let linux = spec.linux.as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path.as_deref());
-    let group = ContainerGroup::plan(&host, context.manager, path, request.id)?;
+    let asked = cgroups::Asked {
+        manager: context.manager,
+        path,
+        id: request.id,
+        rootless: context.rootless,
+    };
+    let group = ContainerGroup::plan(&host, asked)?;
     let devices = plan.devices.as_ref().map_or(0, Vec::len);
     let room = process_limits::make_room(plan.mounts.len() + devices)?;
+    context.make_root()?;
     let folder = Folder::of(&context.root, request.id)?;
     folder.reserve()?;
     let _lock = folder.lock()?;
     let maker = Maker {
+        rights,
         room,
         context,
         spec,
@@ -148,6 +149,14 @@ pub(crate) fn create(context: &Context, spec: &Spec<'_>, request: &Request<'_>) 
         folder: &folder,
     };
     maker.make(path).inspect_err(|_failure| maker.undo())
+}
+
+/// runc's words for what an ordinary user cannot do without.
+fn check_rights(plan: &InitPlan<'_>, rights: &Rights) -> Result<()> {
+    if rights.administers || plan.namespaces.has(NamespaceKind::User) {
+        return Ok(());
+    }
+    Err(Failure::new("rootless container requires user namespaces"))
 }
 
 fn check_console(plan: &InitPlan<'_>, request: &Request<'_>) -> Result<()> {
@@ -173,6 +182,7 @@ pub(crate) fn check_preserved(count: u32) -> Result<()> {
 
 #[derive(Clone, Copy)]
 struct Maker<'a> {
+    rights: Rights,
     /// The limit of descriptors, if it had to be raised meanwhile.
     room: Option<Rlimit>,
     context: &'a Context,
@@ -212,7 +222,10 @@ impl AllHooks {
 
 /// What the child inherits open.
 struct Opened<'a> {
-    sources: &'a Sources,
+    /// `None`: the child has to open them.
+    sources: Option<&'a Sources>,
+    folders: &'a [(String, PathBuf)],
+    joined: &'a Joined,
     gate: &'a OwnedFd,
     entrance: &'a Entrance,
 }
@@ -226,7 +239,8 @@ impl Maker<'_> {
             .note_groups(&Noted(self.context.manager, path))?;
         activation::make_folder(self.folder)?;
         let folders = self.make_group(cgroup_path)?;
-        let sources = prepare::sources(self.plan, CgroupFolders { own: &folders })?;
+        let joined = prepare::joined(self.plan)?;
+        let sources = self.sources(&folders)?;
         let gate = Gate::make(self.folder, self.request.at_once && self.has_no_poststart())?;
         let hook_state = self.hook_state();
         let entrance = if self.group.needs_process() {
@@ -234,12 +248,15 @@ impl Maker<'_> {
         } else {
             self.group.entrance()?
         };
-        let (child, near) = launch::first(&self.plan.namespaces, &sources, &entrance, |far| {
-            let fds = Opened {
-                sources: &sources,
-                gate: gate.inside(),
-                entrance: &entrance,
-            };
+        let fds = Opened {
+            sources: sources.as_ref(),
+            folders: &folders,
+            joined: &joined,
+            gate: gate.inside(),
+            entrance: &entrance,
+        };
+        let namespaces = &self.plan.namespaces;
+        let (child, near) = launch::first(namespaces, &joined, &self.rights, &entrance, |far| {
             self.live(&fds, far, filter.as_ref(), &hooks, &hook_state)
         })?;
         match self.accompany(&child, &near, &gate, filter.as_ref(), &hooks, &hook_state) {
@@ -258,6 +275,13 @@ impl Maker<'_> {
                 Err(failure)
             }
         }
+    }
+
+    fn sources(&self, folders: &[(String, PathBuf)]) -> Result<Option<Sources>> {
+        if !self.rights.copies_mounts {
+            return Ok(None);
+        }
+        prepare::sources(self.plan, &self.rights, CgroupFolders { own: folders }).map(Some)
     }
 
     /// Makes the control group with its limits, unless that takes a process. Gives the folders
@@ -321,7 +345,10 @@ impl Maker<'_> {
         };
         let first = FirstErrand {
             plan: self.plan,
+            rights: self.rights,
             sources: fds.sources,
+            cgroup: CgroupFolders { own: fds.folders },
+            joined: fds.joined,
             gate: fds.gate,
             host_hooks: hooks.host.iter().any(|(_, list)| !list.is_empty()),
             create_container: &hooks.create_container,
@@ -344,7 +371,8 @@ impl Maker<'_> {
         self.start_group(child, near)?;
         let namespaces = &self.plan.namespaces;
         if namespaces.is_new(NamespaceKind::User) {
-            user_namespace::write_maps(child.pid, &namespaces.uid_maps, &namespaces.gid_maps)?;
+            let (uids, gids) = (&namespaces.uid_maps, &namespaces.gid_maps);
+            user_namespace::write_maps(&self.rights, child.pid, uids, gids)?;
             near.go()?;
         }
         let debug = |text: &str| self.context.log.debug(text);
@@ -362,8 +390,7 @@ impl Maker<'_> {
                 }
                 Some(Message::Ready) => {
                     debug("child process in init()");
-                    process_limits::apply(&self.context.log, child.pid, &self.plan.process)?;
-                    process_limits::undo_room(child.pid, self.room, &self.plan.process)?;
+                    self.limit(child)?;
                     self.folder.publish()?;
                     ready = true;
                     gate.open_early()?;
@@ -388,6 +415,12 @@ impl Maker<'_> {
                 }
             }
         }
+    }
+
+    fn limit(&self, child: &Child) -> Result<()> {
+        let (log, process) = (&self.context.log, &self.plan.process);
+        process_limits::apply(log, child.pid, process, self.rights.administers)?;
+        process_limits::undo_room(child.pid, self.room, process)
     }
 
     fn has_no_poststart(&self) -> bool {
@@ -436,7 +469,7 @@ impl Maker<'_> {
             init_process_pid: pid,
             init_process_start: start,
             created: time::now(),
-            rootless: false,
+            rootless: self.context.rootless,
             cgroup_paths: self.group.paths(),
             config: RuncConfig {
                 rootfs: self.plan.rootfs.path.clone(),

@@ -4,6 +4,9 @@
 //! The child then needs no path of the host: neither one that its mount namespace no longer has, nor
 //! one that a user namespace may not reach. Everything is read in the host's mount namespace, so that
 //! a bind with `rshared` is a peer of the host's mount.
+//!
+//! Who may not copy mounts here leaves all but the namespaces to the child, which does the same in
+//! its own mount namespace before it changes anything there.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,6 +17,7 @@ use sys::mount::{MountAttr, mount_map_ids, mount_setattr};
 
 use crate::failure::{Attempt, Failure, Result};
 use crate::plan::{InitPlan, Mount, NamespaceKind, Source};
+use crate::rights::Rights;
 use crate::user_namespace;
 
 /// Opened sources of one mount.
@@ -38,8 +42,10 @@ pub(crate) struct Sources {
     pub(crate) null: Option<OwnedFd>,
     /// The host's procfs, if something has to be written to it.
     pub(crate) proc: Option<ProcRoot>,
-    pub(crate) namespaces: Vec<(NamespaceKind, OwnedFd)>,
 }
+
+/// Namespaces to join, in the order of joining.
+pub(crate) type Joined = Vec<(NamespaceKind, OwnedFd)>;
 
 /// A procfs that is known to be one: the only thing that writers of sysctls and of LSM labels take.
 #[derive(Debug)]
@@ -107,12 +113,16 @@ pub(crate) fn tree(base: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result
     open_tree(base, path, flags).attempt(|| format!("open mount source {path:?}"))
 }
 
-/// Opens everything that `plan` takes from the host.
-pub(crate) fn sources(plan: &InitPlan<'_>, cgroup: CgroupFolders<'_>) -> Result<Sources> {
+/// Opens everything that `plan` takes from the host but the namespaces.
+pub(crate) fn sources(
+    plan: &InitPlan<'_>,
+    rights: &Rights,
+    cgroup: CgroupFolders<'_>,
+) -> Result<Sources> {
     let private_cgroups = plan.namespaces.has(NamespaceKind::Cgroup);
     let mut mounts = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
-        mounts.push(opened(plan, mount, cgroup, private_cgroups)?);
+        mounts.push(opened(plan, rights, mount, cgroup, private_cgroups)?);
     }
     let needs_proc = !plan.sysctls.is_empty()
         || plan.process.apparmor_profile.is_some()
@@ -131,7 +141,6 @@ pub(crate) fn sources(plan: &InitPlan<'_>, cgroup: CgroupFolders<'_>) -> Result<
         } else {
             None
         },
-        namespaces: namespaces(plan)?,
     })
 }
 
@@ -164,12 +173,16 @@ fn rootfs(plan: &InitPlan<'_>) -> Result<OwnedFd> {
 
 fn opened(
     plan: &InitPlan<'_>,
+    rights: &Rights,
     mount: &Mount<'_>,
     cgroup: CgroupFolders<'_>,
     private_cgroups: bool,
 ) -> Result<Opened> {
     match &mount.source {
-        Source::Bind { path, recursive } => Ok(Opened::Tree(bind(plan, mount, path, *recursive)?)),
+        Source::Bind { path, recursive } => {
+            let tree = bind(plan, rights, mount, (path, *recursive))?;
+            Ok(Opened::Tree(tree))
+        }
         Source::CgroupV2 if private_cgroups => match cgroup.own {
             [(_, folder), ..] => Ok(Opened::Tree(attributed(mount, tree(CWD, folder, false)?)?)),
             [] => Ok(Opened::Later),
@@ -186,7 +199,12 @@ fn opened(
     }
 }
 
-fn bind(plan: &InitPlan<'_>, mount: &Mount<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+fn bind(
+    plan: &InitPlan<'_>,
+    rights: &Rights,
+    mount: &Mount<'_>,
+    (path, recursive): (&Path, bool),
+) -> Result<OwnedFd> {
     let fd = tree(CWD, path, recursive)?;
     if let Some(maps) = &mount.id_maps {
         let own = (&plan.namespaces.uid_maps[..], &plan.namespaces.gid_maps[..]);
@@ -198,7 +216,7 @@ fn bind(plan: &InitPlan<'_>, mount: &Mount<'_>, path: &Path, recursive: bool) ->
         if uids.is_empty() {
             return Err(Failure::new(format!("bind {path:?}: no ids to map")));
         }
-        let user = user_namespace::with_maps(uids, gids)?;
+        let user = user_namespace::with_maps(rights, uids, gids)?;
         mount_map_ids(fd.as_fd(), maps.recursive, user.as_fd())
             .attempt(|| format!("map the ids of {path:?}"))?;
     }
@@ -239,7 +257,8 @@ fn devices(plan: &InitPlan<'_>) -> Result<Vec<OwnedFd>> {
         .collect()
 }
 
-fn namespaces(plan: &InitPlan<'_>) -> Result<Vec<(NamespaceKind, OwnedFd)>> {
+/// Opens the namespaces to join.
+pub(crate) fn joined(plan: &InitPlan<'_>) -> Result<Joined> {
     let open = |(kind, path): (NamespaceKind, &str)| {
         let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .attempt(|| format!("open the {} namespace {path:?}", kind.name()))?;

@@ -7,16 +7,26 @@ use crate::log::Log;
 use crate::plan::{Limit, ProcessPlan};
 
 /// Sets limits and badness of process `pid`. What this process may not give is clamped to what it
-/// may, with a warning: a node's engine may itself run in a container.
-pub(crate) fn apply(log: &Log, pid: i32, plan: &ProcessPlan<'_>) -> Result<()> {
+/// may, with a warning: a node's engine may itself run in a container. Who does not administer the
+/// process leaves its badness to itself ([`set_own_badness`]).
+pub(crate) fn apply(log: &Log, pid: i32, plan: &ProcessPlan<'_>, administers: bool) -> Result<()> {
     let number = Pid::from_raw(pid).ok_or_else(|| Failure::new("no such process"))?;
     for limit in &plan.limits {
         set_limit(log, number, limit)?;
     }
-    match plan.oom_score_adj {
-        Some(wanted) => set_badness(log, pid, wanted),
-        None => Ok(()),
+    if let Some(wanted) = plan.oom_score_adj.filter(|_| administers)
+        && let Some(warning) = set_badness(&pid.to_string(), wanted)?
+    {
+        log.warning(&warning);
     }
+    Ok(())
+}
+
+/// Sets the badness of this process, which an ordinary user may only raise; gives what is to be told
+/// if it could not.
+pub(crate) fn set_own_badness(plan: &ProcessPlan<'_>) -> Result<Option<String>> {
+    plan.oom_score_adj
+        .map_or(Ok(None), |wanted| set_badness("self", wanted))
 }
 
 /// Descriptors that are open besides those for mounts and devices.
@@ -95,18 +105,19 @@ fn clamp(limit: &Limit, own: Option<u64>) -> Rlimit {
     }
 }
 
-fn set_badness(log: &Log, pid: i32, wanted: i32) -> Result<()> {
-    let path = format!("/proc/{pid}/oom_score_adj");
+fn set_badness(process: &str, wanted: i32) -> Result<Option<String>> {
+    let path = format!("/proc/{process}/oom_score_adj");
     match std::fs::write(&path, wanted.to_string()) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             let own = std::fs::read_to_string(&path).unwrap_or_default();
-            log.warning(&format!(
+            Ok(Some(format!(
                 "oomScoreAdj: not permitted to lower it to {wanted}, keeping {}",
                 own.trim()
-            ));
-            Ok(())
+            )))
         }
-        result => result.attempt(|| format!("set oomScoreAdj to {wanted}")),
+        result => result
+            .attempt(|| format!("set oomScoreAdj to {wanted}"))
+            .map(|()| None),
     }
 }
 

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::group::Group;
 use crate::systemd::Unit;
-use crate::{Error, dir::Dir};
+use crate::{Error, dir::Dir, permission};
 
 /// Where v2 is mounted on every host that has only v2.
 const UNIFIED: &str = "/sys/fs/cgroup";
@@ -95,6 +95,41 @@ impl Host {
                     parent.join(path)
                 };
                 Ok(Group::v2(mount, below(mount, &full)))
+            }
+        }
+    }
+
+    /// The group at the relative `path` for a process that may not make groups everywhere: on v2 beside
+    /// this process's own group, or else below it, where a group with processes hands no controllers
+    /// down; on v1 below its own in those hierarchies in which that is permitted. `None` where none
+    /// is. One that exists already is preferred.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::group`].
+    pub fn group_if_permitted(&self, path: &str) -> Result<Option<Group>, Error> {
+        check(path)?;
+        match self {
+            Self::V1(hierarchies) => {
+                let mut dirs = hierarchies.dirs(path);
+                dirs.retain(|(_, dir)| permission::may_make(dir.path()));
+                Ok((!dirs.is_empty()).then(|| Group::v1(dirs)))
+            }
+            Self::V2 { mount, own } => {
+                let own = below(mount, Path::new(own));
+                let beside = own.parent().filter(|above| above.starts_with(mount));
+                let places: Vec<PathBuf> = beside
+                    .into_iter()
+                    .chain([own.as_path()])
+                    .map(|above| below(above, Path::new(path)))
+                    .collect();
+                let permitted =
+                    |dir: &&PathBuf| permission::may_make(dir) && permission::may_move(&own, dir);
+                let found = places
+                    .iter()
+                    .find(|dir| dir.is_dir())
+                    .or_else(|| places.iter().find(permitted));
+                Ok(found.map(|dir| Group::v2(mount, dir.clone())))
             }
         }
     }

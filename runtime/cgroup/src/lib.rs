@@ -30,11 +30,13 @@ mod group;
 mod host;
 mod memory;
 mod ownership;
+mod permission;
 mod signal;
 mod stats;
 mod systemd;
 mod v1;
 mod v2;
+mod wanted;
 
 pub use account::{
     Account, CpuAccount, CpusetAccount, HugePageAccount, IoAccount, IoEntry, MemoryAccount,
@@ -47,3 +49,4 @@ pub use group::Group;
 pub use host::{Driver, Host};
 pub use stats::{Cpu, Memory, Pressure, PressureLine, Stats};
 pub use systemd::Property;
+pub use wanted::first_limit;

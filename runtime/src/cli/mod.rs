@@ -168,14 +168,22 @@ fn flags<'w>(
     Ok(words)
 }
 
-/// Go's strconv.ParseBool.
 fn truth(name: &str, value: &str) -> Result<&'static str, Wrong> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok("true"),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok("false"),
-        _ => Err(Wrong(format!(
+    match parse_bool(value) {
+        Some(true) => Ok("true"),
+        Some(false) => Ok("false"),
+        None => Err(Wrong(format!(
             "invalid boolean value {value:?} for -{name}"
         ))),
+    }
+}
+
+/// Go's strconv.ParseBool.
+pub(crate) fn parse_bool(value: &str) -> Option<bool> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 

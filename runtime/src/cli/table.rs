@@ -112,10 +112,15 @@ pub(super) const GLOBAL: &[Flag] = &[
         "root",
         "",
         "DIR",
-        "keep the state of containers there (default /run/wrun)",
+        "keep the state of containers there (default /run/wrun; of a user $XDG_RUNTIME_DIR/wrun)",
     ),
     switch("systemd-cgroup", "", "let systemd make control groups"),
-    value("rootless", "", "", ""),
+    value(
+        "rootless",
+        "",
+        "WHEN",
+        "true: do without control groups that may not be made; false; auto (the default)",
+    ),
     switch("version", "v", "show the version"),
 ];
 

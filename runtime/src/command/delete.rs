@@ -1,6 +1,6 @@
 //! `delete`: removes what is kept of a container, killing it first if that is wanted.
 
-use crate::cgroups::{self, ContainerGroup};
+use crate::cgroups::{self, Asked, ContainerGroup};
 use crate::cli::Values;
 use crate::container::{Container, Status};
 use crate::context::Context;
@@ -16,7 +16,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
     };
     let container = match Container::load(&context.root, id) {
         Err(Error::DoesNotExist) if force => {
-            delete_half_made(&folder, id)?;
+            delete_half_made(context, &folder, id)?;
             return Ok(0);
         }
         container => container?,
@@ -36,11 +36,17 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
 }
 
 /// A maker that was killed half-way leaves a folder without a state, and perhaps a group.
-fn delete_half_made(folder: &Folder, id: &str) -> Result<()> {
+fn delete_half_made(context: &Context, folder: &Folder, id: &str) -> Result<()> {
     if let Some(noted) = folder.noted_groups() {
         let Noted(manager, path) = noted;
         let host = cgroups::detect()?;
-        let group = ContainerGroup::plan(&host, manager, path.as_deref(), id)?;
+        let asked = Asked {
+            manager,
+            path: path.as_deref(),
+            id,
+            rootless: context.rootless,
+        };
+        let group = ContainerGroup::plan(&host, asked)?;
         group.kill()?;
         group.remove()?;
     }

@@ -10,6 +10,7 @@ use crate::failure::{Attempt, Failure, Result, because};
 use crate::filter::Filter;
 use crate::joiner::{self, Joining};
 use crate::plan::{self, capability_bit};
+use crate::rights::Rights;
 use crate::spec::{Process, Text};
 use crate::terminal::{self, Console};
 use crate::{messages, parent, pid_file as pid, seal};
@@ -23,6 +24,8 @@ pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result
         .split_first()
         .ok_or_else(|| Failure::new("no container id"))?;
     let container = Container::load(&context.root, id)?;
+    let rights = Rights::own()?;
+    refuse_unstarted(&container, &rights)?;
     let init = running(&container, values.is_set("ignore-paused"))?;
     let bytes = process_bytes(&container, values)?;
     let process = process(&bytes, values, command)?;
@@ -32,7 +35,7 @@ pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result
     let group = container.group()?.below(&below)?;
     let filter = stored_filter(&container)?;
     let pid_file = pid_file(values)?;
-    let facts = parent::host_facts(false)?;
+    let facts = parent::host_facts(&rights, false);
     let (plan, warnings) =
         plan::exec(&process, facts).map_err(|error| Failure::new(error.to_string()))?;
     warnings
@@ -48,6 +51,7 @@ pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result
         init: &init,
         group: &group,
         group_given: !below.is_empty(),
+        rights,
         process: &plan,
         filter: filter.as_ref(),
         console: console.socket(),
@@ -60,6 +64,17 @@ pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result
     let Some(signals) = signals else { return Ok(0) };
     let ended = terminal::accompany(&child.pidfd, &signals, master.as_ref(), None)?;
     Ok(u8::try_from(ended.code).unwrap_or(255))
+}
+
+/// The first process is untraceable until it is the program, and its namespaces with it: for an
+/// ordinary user, who has made none of them but by a user namespace.
+fn refuse_unstarted(container: &Container, rights: &Rights) -> Result<()> {
+    if !rights.administers && container.status()? == Status::Created {
+        return Err(Failure::new(
+            "cannot exec in a container that has not been started, as an ordinary user",
+        ));
+    }
+    Ok(())
 }
 
 fn running(container: &Container, also_paused: bool) -> Result<OwnedFd> {

@@ -12,7 +12,7 @@ pub(super) fn run(context: &Context, values: &Values, args: &[String]) -> Result
     let (id, options) = args
         .split_first()
         .ok_or_else(|| Failure::new("no container id"))?;
-    let pids = Container::load(&context.root, id)?.group()?.processes()?;
+    let pids = Container::load(&context.root, id)?.processes()?;
     match values.text("format").unwrap_or("table") {
         "json" => {
             let text = serde_json::to_string(&pids)

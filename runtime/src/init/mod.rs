@@ -29,8 +29,10 @@ use crate::failure::{Attempt, Failure, Result};
 use crate::filter::Filter;
 use crate::hooks::{self, Hook, HookState};
 use crate::plan::{InitPlan, NamespaceKind, Nature, ProcessPlan};
-use crate::prepare::{ProcRoot, Sources};
+use crate::prepare::{self, CgroupFolders, Joined, ProcRoot, Sources};
+use crate::rights::Rights;
 use crate::sync::{ChildEnd, Message};
+use crate::{launch, process_limits};
 
 /// Exit status of a process that could not become the program it was to be.
 const FAILED: i32 = 255;
@@ -56,7 +58,13 @@ pub(crate) struct Errand<'a> {
 #[derive(Debug)]
 pub(crate) struct FirstErrand<'a> {
     pub(crate) plan: &'a InitPlan<'a>,
-    pub(crate) sources: &'a Sources,
+    /// Of who made this process.
+    pub(crate) rights: Rights,
+    /// `None`: its maker could not open them, so it does.
+    pub(crate) sources: Option<&'a Sources>,
+    /// For what it opens itself.
+    pub(crate) cgroup: CgroupFolders<'a>,
+    pub(crate) joined: &'a Joined,
     /// Blocks until `start` writes a byte.
     pub(crate) gate: &'a OwnedFd,
     /// Prestart and createRuntime hooks exist.
@@ -69,7 +77,19 @@ pub(crate) struct FirstErrand<'a> {
 
 /// The life of the first process until it becomes the container's program.
 pub(crate) fn first(errand: Errand<'_>, first: &FirstErrand<'_>) -> ! {
-    let prepared = build(&errand, first).and_then(|root| finish(&errand, first, &root));
+    let prepared = (|| {
+        arrive(&errand, first)?;
+        let own;
+        let sources = match first.sources {
+            Some(sources) => sources,
+            None => {
+                own = prepare::sources(first.plan, &first.rights, first.cgroup)?;
+                &own
+            }
+        };
+        let root = build(&errand, first, sources)?;
+        finish(&errand, first, sources, &root)
+    })();
     match prepared {
         Ok(program) => await_start(errand, first, program),
         Err(failure) => give_up(&errand.sync, &failure),
@@ -114,9 +134,9 @@ pub(crate) fn further(
     }
 }
 
-/// Everything up to and with the new root.
-fn build(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<OwnedFd> {
-    let FirstErrand { plan, sources, .. } = first;
+/// Into the control group and the namespaces.
+fn arrive(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<()> {
+    let FirstErrand { plan, rights, .. } = first;
     errand.entrance.step_in(|| errand.sync.wait_for_go())?;
     // Folders that are made on the way must not depend on the caller's; the program gets its own.
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -124,8 +144,20 @@ fn build(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<OwnedFd> {
         // Its id maps are written meanwhile.
         errand.sync.wait_for_go()?;
     }
+    if !rights.administers {
+        // Both are files of procfs that are only its own while it can be traced.
+        if let Some(warning) = process_limits::set_own_badness(errand.process)? {
+            errand.sync.tell(&Message::Warning(warning))?;
+        }
+        launch::own_time_namespace(&plan.namespaces)?;
+    }
     process::be_untraceable()?;
-    process::join_namespaces(sources)?;
+    process::join_namespaces(first.joined)
+}
+
+/// Everything up to and with the new root.
+fn build(errand: &Errand<'_>, first: &FirstErrand<'_>, sources: &Sources) -> Result<OwnedFd> {
+    let FirstErrand { plan, .. } = first;
     process::become_root_of_user_namespace(plan)?;
     setsid().attempt(|| "start a session".to_owned())?;
     if let Some(name) = &plan.keyring {
@@ -157,9 +189,10 @@ fn build(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<OwnedFd> {
 fn finish(
     errand: &Errand<'_>,
     first: &FirstErrand<'_>,
+    sources: &Sources,
     root: &OwnedFd,
 ) -> Result<process::Program> {
-    let FirstErrand { plan, sources, .. } = first;
+    let FirstErrand { plan, .. } = first;
     if let Some(socket) = errand.console {
         console::set_up(root.as_fd(), socket, errand.process, true)?;
     }

@@ -98,7 +98,12 @@ fn filesystem(
         // sysfs(5): only for who owns the network namespace; the host's shows the same then.
         Err(NotMade {
             error: Errno::PERM, ..
-        }) if kind == "sysfs" => host_sysfs(mount)?,
+        }) if kind == "sysfs" => of_host(mount, "/sys")?,
+        // The same holds of the cgroup namespace, where the host's is shared.
+        Err(NotMade {
+            error: Errno::PERM | Errno::BUSY,
+            ..
+        }) if kind == "cgroup2" => of_host(mount, "/sys/fs/cgroup")?,
         made => made.attempt_in(path, kind)?,
     };
     if mount.copy_up {
@@ -116,8 +121,8 @@ fn filesystem(
     Ok(())
 }
 
-fn host_sysfs(mount: &Mount<'_>) -> Result<OwnedFd> {
-    let made = tree(CWD, Path::new("/sys"), true)?;
+fn of_host(mount: &Mount<'_>, path: &str) -> Result<OwnedFd> {
+    let made = tree(CWD, Path::new(path), true)?;
     mount_setattr(made.as_fd(), true, mount.attr)
         .attempt(|| format!("set the attributes of {:?}", mount.destination))?;
     Ok(made)

@@ -15,7 +15,7 @@ use rustix::thread::{
 use super::{complain, rooted};
 use crate::failure::{Attempt, Failure, Result};
 use crate::plan::{CapabilityPlan, InitPlan, NamespaceKind, ProcessPlan};
-use crate::prepare::{ProcRoot, Sources};
+use crate::prepare::{Joined, ProcRoot};
 
 /// What is to be executed.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ pub(super) fn be_untraceable() -> Result<()> {
 
 /// Enters the namespaces that the configuration names by path. Those of kind pid, time and user are
 /// entered by the process that cloned this one, because they only hold for children.
-pub(super) fn join_namespaces(sources: &Sources) -> Result<()> {
-    for (kind, fd) in &sources.namespaces {
+pub(super) fn join_namespaces(joined: &Joined) -> Result<()> {
+    for (kind, fd) in joined {
         if matches!(
             kind,
             NamespaceKind::Pid | NamespaceKind::Time | NamespaceKind::User
@@ -238,6 +238,11 @@ fn change_ids(plan: &ProcessPlan<'_>) -> Result<()> {
     match set_thread_groups(&groups) {
         // Denied in a user namespace whose maps an ordinary user wrote; then there are none anyway.
         Err(Errno::PERM) if groups.is_empty() => {}
+        Err(Errno::PERM) => {
+            return Err(Failure::new(
+                "cannot set any additional groups in a rootless container",
+            ));
+        }
         result => result.attempt(|| "set additional groups".to_owned())?,
     }
     let gid = Gid::from_raw(identity.gid);

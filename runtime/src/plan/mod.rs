@@ -138,9 +138,16 @@ pub(crate) fn init<'a>(
     let rootfs = rootfs(spec, bundle, choices)?;
     refuse_two_domainnames(spec)?;
     let owns_uts = namespaces.has(NamespaceKind::Uts);
+    let mut mounts = mounts::plan(&spec.mounts, bundle, facts, rootfs.propagation)?;
+    if namespaces.is_new(NamespaceKind::User)
+        && mounts::leave_unknown_group_out(&mut mounts, &namespaces.gid_maps)
+    {
+        let text = "devpts: its gid is not mapped in the container, so it is left out";
+        warnings.push(text.to_owned());
+    }
     let plan = InitPlan {
         keyring: (!choices.no_new_keyring).then(|| format!("_ses.{id}")),
-        mounts: mounts::plan(&spec.mounts, bundle, facts, rootfs.propagation)?,
+        mounts,
         devices: devices::plan(spec, &namespaces, facts)?,
         hostname: needs_uts(spec.hostname.as_deref(), "hostname", owns_uts)?,
         domainname: needs_uts(spec.domainname.as_deref(), "domainname", owns_uts)?,

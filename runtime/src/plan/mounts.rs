@@ -145,6 +145,35 @@ pub(super) fn plan<'a>(
         .collect()
 }
 
+/// A group that the container's user namespace does not have cannot own terminals: they then belong
+/// to its root's. The usual `gid=5` is none that an ordinary user has. Says whether there was one.
+pub(super) fn leave_unknown_group_out(mounts: &mut [Mount<'_>], gids: &[RawIdMap]) -> bool {
+    let known = |id: u32| {
+        let mut ranges = gids.iter();
+        ranges.any(|map| {
+            id.checked_sub(map.container_id)
+                .is_some_and(|at| at < map.size)
+        })
+    };
+    let mut found = false;
+    for mount in mounts {
+        if let Source::Filesystem {
+            kind: "devpts",
+            data,
+            ..
+        } = &mut mount.source
+        {
+            data.retain(|(key, value)| {
+                let group = value.and_then(|value| value.parse().ok());
+                let unknown = *key == "gid" && group.is_some_and(|group| !known(group));
+                found |= unknown;
+                !unknown
+            });
+        }
+    }
+    found
+}
+
 fn one<'a>(
     raw: &'a RawMount<'a>,
     bundle: &Path,
@@ -326,6 +355,26 @@ mod tests {
         );
         check(r#"{"destination":"/c"}"#, Err("no type"));
         check(r#"{"type":"tmpfs"}"#, Err("no destination"));
+    }
+
+    #[test]
+    fn terminals_have_a_group_that_exists() {
+        let json = r#"[{"destination":"/dev/pts","type":"devpts","options":["gid=5","mode=620"]}]"#;
+        let raw: Vec<RawMount<'_>> = serde_json::from_str(json).unwrap();
+        let inherited = Propagation::of_rootfs("").unwrap();
+        for (size, expect) in [(1, 1), (6, 2)] {
+            let gids = [RawIdMap {
+                container_id: 0,
+                host_id: 1000,
+                size,
+            }];
+            let mut mounts = plan(&raw, Path::new("/b"), FACTS, inherited).unwrap();
+            assert_eq!(leave_unknown_group_out(&mut mounts, &gids), expect == 1);
+            let Source::Filesystem { data, .. } = &mounts[0].source else {
+                panic!("{mounts:?}");
+            };
+            assert_eq!(data.len(), expect);
+        }
     }
 
     #[test]

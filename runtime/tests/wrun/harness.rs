@@ -298,9 +298,13 @@ impl Bundle {
 
     /// A command whose container keeps the streams: they must not be pipes that the test reads.
     pub(crate) fn detached(&self, args: &[&str]) -> Said {
+        self.said(&mut self.command(args))
+    }
+
+    /// The same with any command.
+    pub(crate) fn said(&self, command: &mut Command) -> Said {
         let (out, err) = (self.path("out"), self.path("err"));
-        let status = self
-            .command(args)
+        let status = command
             .stdin(std::process::Stdio::null())
             .stdout(fs::File::create(&out).unwrap())
             .stderr(fs::File::create(&err).unwrap())

@@ -13,6 +13,7 @@ mod joining;
 mod lifecycle;
 mod mounts;
 mod process;
+mod rootless;
 mod safety;
 mod scheduling;
 mod seccomp;
