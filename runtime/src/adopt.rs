@@ -130,6 +130,7 @@ fn own(foreign: &Foreign) -> Own {
             .cloned(),
         resources: None,
         unit: unit(&config.cgroups),
+        rdt: None,
         nature: Nature::default(),
         poststart: Vec::new(),
         poststop: poststop.collect(),

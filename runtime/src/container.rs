@@ -9,9 +9,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::cgroups::ContainerGroup;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::log::Log;
-use crate::messages;
 use crate::reap::wait_for_end;
 use crate::state::{Error, Folder, State};
+use crate::{messages, rdt};
 
 /// `SIGKILL`.
 const KILL: i32 = 9;
@@ -175,6 +175,9 @@ impl Container {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 removed => removed.attempt(|| format!("remove {other:?}"))?,
             }
+        }
+        if let Some(share) = &self.state.wrun.rdt {
+            rdt::leave(share)?;
         }
         self.folder.remove()?;
         let hooks = &self.state.wrun.poststop;

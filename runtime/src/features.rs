@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::plan::{CAPABILITY_NAMES, NamespaceKind, mount_option_names};
+use crate::plan::{CAPABILITY_NAMES, NamespaceKind, memory_policy_names, mount_option_names};
 
 /// Newest version of the specification that is understood.
 pub(crate) const OCI_VERSION: &str = "1.3.0";
@@ -22,6 +22,7 @@ pub(crate) fn features() -> Value {
     options.sort_unstable();
     let mut namespaces: Vec<&str> = NamespaceKind::all().map(NamespaceKind::name).collect();
     namespaces.sort_unstable();
+    let (modes, flags) = memory_policy_names();
     let capabilities: Vec<String> = CAPABILITY_NAMES
         .iter()
         .map(|name| format!("CAP_{name}"))
@@ -38,10 +39,13 @@ pub(crate) fn features() -> Value {
             "seccomp": seccomp(),
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": false },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
+            "memoryPolicy": { "modes": modes, "flags": flags },
             "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": true },
         },
         "annotations": { "io.wherry.wrun.version": env!("CARGO_PKG_VERSION") },
+        "potentiallyUnsafeConfigAnnotations": ["bundle", "org.systemd.property."],
     })
 }
 

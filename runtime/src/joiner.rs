@@ -16,7 +16,7 @@ use crate::prepare::ProcRoot;
 use crate::reap::reap;
 use crate::rights::Rights;
 use crate::sync::{Message, ParentEnd};
-use crate::{listener, process_limits};
+use crate::{listener, process_limits, rdt};
 
 /// What is joined by what.
 #[derive(Debug)]
@@ -126,6 +126,9 @@ fn accompany(
             Some(Message::Ready) => {
                 let administers = joining.rights.administers;
                 process_limits::apply(&context.log, child.pid, joining.process, administers)?;
+                if let Some(share) = &joining.container.state.wrun.rdt {
+                    rdt::join(share, child.pid)?;
+                }
                 near.go()?;
             }
             Some(Message::Listener(number)) => {

@@ -23,7 +23,8 @@ use crate::spec::Spec;
 use crate::state::{Folder, Noted, Own, RuncConfig, State};
 use crate::sync::{self, Message, ParentEnd};
 use crate::{
-    activation, container, file, listener, messages, process_limits, time, user_namespace,
+    activation, container, file, listener, messages, net_devices, process_limits, rdt, time,
+    user_namespace,
 };
 
 /// What the command line asks for.
@@ -350,7 +351,8 @@ impl Maker<'_> {
             cgroup: CgroupFolders { own: fds.folders },
             joined: fds.joined,
             gate: fds.gate,
-            host_hooks: hooks.host.iter().any(|(_, list)| !list.is_empty()),
+            errands_on_host: !self.plan.net_devices.is_empty()
+                || hooks.host.iter().any(|(_, list)| !list.is_empty()),
             create_container: &hooks.create_container,
             start_container: &hooks.start_container,
             hook_state,
@@ -375,15 +377,36 @@ impl Maker<'_> {
             user_namespace::write_maps(&self.rights, child.pid, uids, gids)?;
             near.go()?;
         }
-        let debug = |text: &str| self.context.log.debug(text);
         // Written while the child makes its mounts, shown when it is ready.
-        let state = self.state(child.pid)?;
-        self.folder.prepare(&state)?;
+        let mut state = self.state(child.pid)?;
+        state.wrun.rdt = self.share(child.pid)?;
+        let served = self
+            .folder
+            .prepare(&state)
+            .and_then(|()| self.serve(child, near, gate, filter, hooks, hook_state));
+        if let (Err(_), Some(share)) = (&served, &state.wrun.rdt) {
+            rdt::leave(share)?;
+        }
+        served.map(|()| state)
+    }
+
+    /// Answers the child until it waits to be started.
+    fn serve(
+        &self,
+        child: &Child,
+        near: &ParentEnd,
+        gate: &Gate,
+        filter: Option<&Filter>,
+        hooks: &AllHooks,
+        hook_state: &HookState,
+    ) -> Result<()> {
+        let debug = |text: &str| self.context.log.debug(text);
         let mut ready = false;
         loop {
             match near.next()? {
                 Some(Message::Warning(text)) => self.context.log.warning(&text),
                 Some(Message::HooksPlease) => {
+                    net_devices::move_all(&self.plan.net_devices, child.pid)?;
                     debug("running prestart and createRuntime hooks");
                     run_host_hooks(hooks, &hook_state.text("creating", child.pid))?;
                     near.go()?;
@@ -405,7 +428,7 @@ impl Maker<'_> {
                 Some(Message::Waiting) => {
                     debug("init: closing the pipe to signal completion");
                     return if ready {
-                        Ok(state)
+                        Ok(())
                     } else {
                         Err(Failure::new("the child was never ready"))
                     };
@@ -421,6 +444,13 @@ impl Maker<'_> {
         let (log, process) = (&self.context.log, &self.plan.process);
         process_limits::apply(log, child.pid, process, self.rights.administers)?;
         process_limits::undo_room(child.pid, self.room, process)
+    }
+
+    /// Enters the class of resctrl that the configuration names.
+    fn share(&self, pid: i32) -> Result<Option<rdt::Share>> {
+        let plan = self.plan.rdt.as_ref();
+        plan.map(|plan| rdt::enter(&rdt::root()?, plan, pid))
+            .transpose()
     }
 
     fn has_no_poststart(&self) -> bool {
@@ -496,6 +526,7 @@ impl Maker<'_> {
                 other_group: None,
                 resources: self.resources().map(ToOwned::to_owned),
                 unit: self.group.unit(),
+                rdt: None,
                 nature: self.plan.nature.clone(),
                 poststart: hooks::from_spec(&self.spec.hooks.poststart)?,
                 poststop: hooks::from_spec(&self.spec.hooks.poststop)?,

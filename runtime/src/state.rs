@@ -29,7 +29,7 @@ use crate::cgroups::Manager;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::hooks::Hook;
 use crate::plan::Nature;
-use crate::{adopt, file, messages};
+use crate::{adopt, file, messages, rdt};
 
 /// Version of the part that is ours.
 const VERSION: u32 = 1;
@@ -96,6 +96,9 @@ pub(crate) struct Own {
     /// The unit of systemd that the control groups belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unit: Option<String>,
+    /// Its class of service of resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rdt: Option<rdt::Share>,
     #[serde(default)]
     pub(crate) nature: Nature,
     pub(crate) poststart: Vec<Hook>,

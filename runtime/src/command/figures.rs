@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::container::Container;
 use crate::failure::Result;
+use crate::rdt;
 
 /// The figures of one moment.
 pub(super) fn of(container: &Container) -> Result<Value> {
@@ -30,7 +31,7 @@ pub(super) fn of(container: &Container) -> Result<Value> {
         "pids": { "current": pids.current, "limit": pids.limit },
         "blkio": blkio(&io),
         "hugetlb": huge_pages,
-        "intel_rdt": {},
+        "intel_rdt": container.state.wrun.rdt.as_ref().map_or_else(|| json!({}), rdt::figures),
         "network_interfaces": interfaces(container.state.init_process_pid),
     }))
 }

@@ -9,8 +9,8 @@ use crate::cli::table::UPDATE_FLAGS;
 use crate::container::{Container, Status};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
-use crate::messages;
 use crate::state::Folder;
+use crate::{messages, rdt};
 
 /// Longest file of resources, bytes.
 const MAX_RESOURCES: u64 = 1 << 20;
@@ -29,6 +29,7 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
         Some(path) => read(path)?,
         None => from_flags(values)?,
     };
+    set_schemata(&container, values)?;
     let before = container.resources()?;
     let after = merged(&before, &wanted);
     refuse_shares_of_idle(&wanted, &after)?;
@@ -58,6 +59,22 @@ fn refuse_shares_of_idle(change: &Value, after: &Value) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The flags whose values go to the container's class of resctrl.
+fn set_schemata(container: &Container, values: &Values) -> Result<()> {
+    let given = ["l3-cache-schema", "mem-bw-schema"]
+        .iter()
+        .filter_map(|flag| values.text(flag))
+        .filter(|line| !line.is_empty());
+    let lines: Vec<String> = given.map(str::to_owned).collect();
+    match &container.state.wrun.rdt {
+        _ if lines.is_empty() => Ok(()),
+        Some(share) => rdt::set_schemata(share, &lines),
+        None => Err(Failure::new(
+            "updating a non-existent Intel RDT configuration is not supported",
+        )),
+    }
 }
 
 /// `-r`: a file, or standard input.
@@ -97,13 +114,6 @@ fn from_flags(values: &Values) -> Result<Value> {
         let value = parse(*form, text)
             .ok_or_else(|| Failure::new(format!("invalid value for {flag}: {text:?}")))?;
         resources[*part][*key] = value;
-    }
-    for flag in ["l3-cache-schema", "mem-bw-schema"] {
-        if values.text(flag).is_some_and(|text| !text.is_empty()) {
-            return Err(Failure::new(format!(
-                "--{flag}: the container has no Intel RDT group"
-            )));
-        }
     }
     Ok(resources)
 }

@@ -67,8 +67,9 @@ pub(crate) struct FirstErrand<'a> {
     pub(crate) joined: &'a Joined,
     /// Blocks until `start` writes a byte.
     pub(crate) gate: &'a OwnedFd,
-    /// Prestart and createRuntime hooks exist.
-    pub(crate) host_hooks: bool,
+    /// The parent has something to do once the mounts are there: network devices to move, prestart
+    /// and createRuntime hooks to run.
+    pub(crate) errands_on_host: bool,
     pub(crate) create_container: &'a [Hook],
     pub(crate) start_container: &'a [Hook],
     /// The state that hooks read on their standard input.
@@ -104,6 +105,9 @@ pub(crate) fn further(
 ) -> ! {
     let prepared = (|| {
         errand.entrance.step_in(|| errand.sync.wait_for_go())?;
+        if errand.process.affinity.initial.is_none() {
+            scheduling::unpin();
+        }
         scheduling::pin(errand.process.affinity.last.as_deref())?;
         process::be_untraceable()?;
         join()?;
@@ -138,6 +142,7 @@ pub(crate) fn further(
 fn arrive(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<()> {
     let FirstErrand { plan, rights, .. } = first;
     errand.entrance.step_in(|| errand.sync.wait_for_go())?;
+    scheduling::unpin();
     // Folders that are made on the way must not depend on the caller's; the program gets its own.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if plan.namespaces.is_new(NamespaceKind::User) {
@@ -175,7 +180,7 @@ fn build(errand: &Errand<'_>, first: &FirstErrand<'_>, sources: &Sources) -> Res
         devices::make_all(root, planned, sources)?;
     }
     rootfs::make_working_directory(root, plan)?;
-    if first.host_hooks {
+    if first.errands_on_host {
         errand.sync.ask(&Message::HooksPlease)?;
     }
     if !first.create_container.is_empty() {

@@ -49,3 +49,16 @@ pub(crate) fn pin(cpus: Option<&[usize]>) -> Result<()> {
     }
     sched_setaffinity(Pid::from_raw(0), &set).attempt(what)
 }
+
+/// Lets this process run wherever its control group does: an affinity that it has from its maker is
+/// that one's own affair, as with runc.
+pub(super) fn unpin() {
+    let mut set = CpuSet::new();
+    (0..CpuSet::count()).for_each(|cpu| {
+        // All numbers below the count fit.
+        let _fits = set.set(cpu);
+    });
+    // The kernel leaves out what the cpuset has not; in a sandbox that forbids the call nothing is
+    // lost but CPUs.
+    let _set = sched_setaffinity(Pid::from_raw(0), &set);
+}

@@ -9,7 +9,9 @@ mod identity;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod process;
+mod rdt;
 mod rlimits;
 mod scheduling;
 mod sysctl;
@@ -22,9 +24,11 @@ pub(crate) use identity::Identity;
 pub(crate) use mount_options::{Options as MountOptions, names as mount_option_names};
 pub(crate) use mounts::{Mount, Source};
 pub(crate) use namespaces::{Kind as NamespaceKind, Namespaces};
+pub(crate) use net_devices::NetDevice;
 pub(crate) use process::ProcessPlan;
+pub(crate) use rdt::Rdt;
 pub(crate) use rlimits::Limit;
-pub(crate) use scheduling::Nature;
+pub(crate) use scheduling::{Nature, memory_policy_names};
 
 use crate::spec::Spec;
 
@@ -71,6 +75,10 @@ pub(crate) struct InitPlan<'a> {
     /// Name of the session keyring to join, if a new one is wanted.
     pub(crate) keyring: Option<String>,
     pub(crate) namespaces: Namespaces<'a>,
+    /// Links of the host that move into the container's network namespace.
+    pub(crate) net_devices: Vec<NetDevice<'a>>,
+    /// Cache and memory bandwidth.
+    pub(crate) rdt: Option<Rdt>,
     pub(crate) rootfs: Rootfs,
     pub(crate) mounts: Vec<Mount<'a>>,
     /// `None`: `/dev` is the host's or another's, and nothing is made in it.
@@ -134,7 +142,6 @@ pub(crate) fn init<'a>(
         .as_ref()
         .ok_or_else(|| Error::new("process is missing"))?;
     let namespaces = namespaces::plan(linux)?;
-    refuse_what_is_not_built(spec)?;
     let rootfs = rootfs(spec, bundle, choices)?;
     refuse_two_domainnames(spec)?;
     let owns_uts = namespaces.has(NamespaceKind::Uts);
@@ -159,6 +166,13 @@ pub(crate) fn init<'a>(
         mount_label: linux.map_or("", |linux| linux.mount_label.as_str()),
         nature: linux.map_or(Ok(Nature::default()), nature)?,
         process: process::plan(process, facts, &mut warnings)?,
+        net_devices: linux.map_or(Ok(Vec::new()), |linux| {
+            net_devices::plan(&linux.net_devices, &namespaces)
+        })?,
+        rdt: linux
+            .and_then(|linux| linux.intel_rdt.as_ref())
+            .map(|raw| rdt::plan(raw, id))
+            .transpose()?,
         namespaces,
         rootfs,
     };
@@ -238,26 +252,6 @@ fn paths<'a>(list: &'a [crate::spec::Text<'a>]) -> Vec<&'a str> {
     list.iter().map(crate::spec::Text::as_str).collect()
 }
 
-/// Features of the specification that would change what a container may do, and are not there yet:
-/// an error is better than a container that lacks them without knowing.
-fn refuse_what_is_not_built(spec: &Spec<'_>) -> Result<()> {
-    let linux = spec.linux.as_ref();
-    let asked = [
-        (
-            "linux.intelRdt",
-            linux.is_some_and(|l| l.intel_rdt.is_some()),
-        ),
-        (
-            "linux.netDevices",
-            linux.is_some_and(|l| !l.net_devices.is_empty()),
-        ),
-    ];
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((name, _)) => Err(Error::new(format!("{name} is not supported yet"))),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,14 +308,6 @@ mod tests {
                 "{MINIMAL},\"sysctl\":{{\"kernel.domainname\":\"y\"}}}},\"domainname\":\"x\"}}"
             ),
             "conflicts with the OCI domainname",
-        );
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        check(
-            &format!("{MINIMAL},\"intelRdt\":{{\"closID\":\"x\"}}}}}}"),
-            "linux.intelRdt",
         );
     }
 

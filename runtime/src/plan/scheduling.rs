@@ -181,6 +181,12 @@ pub(super) fn memory_policy(raw: &RawMemoryPolicy<'_>) -> Result<MemoryPolicy> {
     })
 }
 
+/// Modes and flags of a memory policy, for `features`.
+pub(crate) fn memory_policy_names() -> (Vec<&'static str>, Vec<&'static str>) {
+    let names = |table: &[(&'static str, u32)]| table.iter().map(|row| row.0).collect();
+    (names(&MEMORY_MODES), names(&MEMORY_FLAGS))
+}
+
 /// `0-2,7`.
 fn numbers(text: &str) -> Option<Vec<usize>> {
     let mut all = Vec::new();

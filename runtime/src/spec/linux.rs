@@ -37,11 +37,11 @@ pub(crate) struct Linux<'a> {
     #[serde(borrow, deserialize_with = "nullable")]
     pub(crate) mount_label: Text<'a>,
     #[serde(borrow)]
-    pub(crate) intel_rdt: Option<&'a RawValue>,
+    pub(crate) intel_rdt: Option<RawIntelRdt<'a>>,
     #[serde(borrow)]
     pub(crate) memory_policy: Option<RawMemoryPolicy<'a>>,
     #[serde(borrow, deserialize_with = "nullable")]
-    pub(crate) net_devices: BTreeMap<Text<'a>, &'a RawValue>,
+    pub(crate) net_devices: BTreeMap<Text<'a>, RawNetDevice<'a>>,
     #[serde(borrow)]
     pub(crate) personality: Option<RawPersonality<'a>>,
 }
@@ -88,4 +88,27 @@ pub(crate) struct RawDevice<'a> {
     pub(crate) file_mode: Option<u32>,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
+}
+
+/// One of `linux.netDevices`; its key is the name on the host.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RawNetDevice<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub(crate) name: Text<'a>,
+}
+
+/// `linux.intelRdt`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct RawIntelRdt<'a> {
+    #[serde(borrow, rename = "closID", deserialize_with = "nullable")]
+    pub(crate) clos_id: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub(crate) l3_cache_schema: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub(crate) mem_bw_schema: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub(crate) schemata: Vec<Text<'a>>,
+    pub(crate) enable_monitoring: bool,
 }

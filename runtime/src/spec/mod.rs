@@ -9,7 +9,7 @@ mod linux;
 mod scheduling;
 mod text;
 
-pub(crate) use linux::{Linux, RawDevice, RawIdMap, RawTimeOffset};
+pub(crate) use linux::{Linux, RawDevice, RawIdMap, RawIntelRdt, RawNetDevice, RawTimeOffset};
 pub(crate) use scheduling::{
     RawAffinity, RawIoPriority, RawMemoryPolicy, RawPersonality, RawScheduler,
 };

@@ -12,6 +12,7 @@ mod hooks;
 mod joining;
 mod lifecycle;
 mod mounts;
+mod net_devices;
 mod process;
 mod rootless;
 mod safety;

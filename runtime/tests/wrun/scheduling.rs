@@ -55,6 +55,30 @@ fn exec_is_kept_on_its_cpus() {
 }
 
 #[test]
+fn the_affinity_of_the_maker_is_not_the_containers() {
+    let Some(mut b) = bundle() else { return };
+    let wide = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = |status: &str| {
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("Cpus_allowed_list"));
+        line.map(|line| line.replace(char::is_whitespace, ""))
+    };
+    if allowed(&wide).is_some_and(|list| list.ends_with(":0")) {
+        println!("skipped: needs two CPUs");
+        return;
+    }
+    b.script("grep Cpus_allowed_list /proc/self/status").write();
+    let bundle = b.dir.path().to_str().unwrap().to_owned();
+    let run = b.direct(&["run", "-b", &bundle, &b.id]);
+    let mut pinned = crate::harness::program("taskset");
+    pinned.args(["-c", "0"]).arg(run.get_program());
+    let output = pinned.args(run.get_args()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(allowed(&said), allowed(&wide), "{said}");
+}
+
+#[test]
 fn a_memory_policy_is_set_or_named_as_wrong() {
     let Some(mut b) = bundle() else { return };
     b.spec["linux"]["memoryPolicy"] = json!({ "mode": "MPOL_MOON", "nodes": "0" });

@@ -6,18 +6,19 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
     ("sys", &[]),
+    ("netlink", &[]),
     ("cgroup", &["sys"]),
     ("seccomp", &[]),
-    ("runtime", &["sys", "cgroup", "seccomp"]),
+    ("runtime", &["sys", "netlink", "cgroup", "seccomp"]),
     ("shim", &["shim-api", "sys"]),
     ("pod", &[]),
     ("image", &["sys"]),
-    ("network", &["sys"]),
+    ("network", &["sys", "netlink"]),
     ("streaming", &[]),
     (
         "engine",
@@ -53,7 +54,7 @@ const THREADS: [&str; 9] = [
 ];
 
 /// Programs and crates that have one thread by construction.
-const SINGLE_THREADED: [&str; 5] = ["runtime", "shim", "sys", "cgroup", "seccomp"];
+const SINGLE_THREADED: [&str; 6] = ["runtime", "shim", "sys", "netlink", "cgroup", "seccomp"];
 
 /// What `pod` must not reach: it decides, and has no effects.
 const EFFECTS: [&str; 6] = ["tokio", "tonic", "prost", "nix", "rustix", "libc"];

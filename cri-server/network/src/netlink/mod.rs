@@ -6,7 +6,7 @@
 //! attributes that we use and skips all others, so a link of an odd kind never fails a dump.
 
 pub(crate) mod conntrack;
-pub(crate) mod message;
 pub(crate) mod nft;
 pub(crate) mod route;
-pub(crate) mod socket;
+
+pub(crate) use ::netlink::{message, socket};

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::message::{Message, Received, flag, messages, u32_at};
+use crate::message::{Message, Received, flag, messages, u32_at};
 
 /// `NLMSG_ERROR`: an errno, or 0 for "done as asked".
 const ERROR: u16 = 2;
@@ -31,7 +31,7 @@ const DUMP_TRIES: usize = 5;
 
 /// One netlink conversation.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
@@ -39,14 +39,24 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// A socket for links, addresses and routes, in the namespace of the calling thread.
-    pub(crate) fn route() -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal; `EAGAIN` if it does not answer.
+    pub fn route() -> io::Result<Self> {
         // NETLINK_ROUTE is 0, the protocol that is meant when none is said.
         Self::open(None)
     }
 
     /// A socket for the firewall and tracked connections, in the namespace of the calling thread.
-    pub(crate) fn netfilter() -> io::Result<Self> {
-        Self::open(Some(netlink::NETFILTER))
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal; `EAGAIN` if it does not answer.
+    pub fn netfilter() -> io::Result<Self> {
+        let socket = Self::open(Some(netlink::NETFILTER))?;
+        setsockopt(&socket.fd, sockopt::SndBufForce, &SEND_BUFFER)?;
+        Ok(socket)
     }
 
     fn open(protocol: Option<Protocol>) -> io::Result<Self> {
@@ -56,7 +66,6 @@ impl Socket {
             SocketFlags::CLOEXEC,
             protocol,
         )?;
-        setsockopt(&fd, sockopt::SndBufForce, &SEND_BUFFER)?;
         rustix::net::sockopt::set_socket_timeout(
             &fd,
             rustix::net::sockopt::Timeout::Recv,
@@ -71,25 +80,33 @@ impl Socket {
     }
 
     /// Sends one request and waits until it is done.
-    pub(crate) fn request(&mut self, message: Message) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal; `EAGAIN` if it does not answer.
+    pub fn request(&mut self, message: Message) -> io::Result<()> {
         let sequence = self.next();
         self.send(&message.or_flags(flag::ACK).finish(sequence))?;
         self.receive(sequence, |_| {})
     }
 
     /// Asks for one thing; `each` sees the answer.
-    pub(crate) fn get(
-        &mut self,
-        message: Message,
-        each: impl FnMut(&Received<'_>),
-    ) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal; `EAGAIN` if it does not answer.
+    pub fn get(&mut self, message: Message, each: impl FnMut(&Received<'_>)) -> io::Result<()> {
         let sequence = self.next();
         self.send(&message.or_flags(flag::ACK).finish(sequence))?;
         self.receive(sequence, each)
     }
 
     /// Asks for all; `parse` turns each message that it knows into a value.
-    pub(crate) fn list<T>(
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal; `EAGAIN` if it does not answer.
+    pub fn list<T>(
         &mut self,
         message: &Message,
         mut parse: impl FnMut(&Received<'_>) -> Option<T>,
@@ -111,7 +128,11 @@ impl Socket {
     }
 
     /// Sends messages as one; the last one must ask for an answer. The first refusal is the error.
-    pub(crate) fn transact(&mut self, batch: Vec<Message>, answered: usize) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal; `EAGAIN` if it does not answer.
+    pub fn transact(&mut self, batch: Vec<Message>, answered: usize) -> io::Result<()> {
         let mut bytes = Vec::new();
         let mut awaited = 0;
         for (position, message) in batch.into_iter().enumerate() {

@@ -4,7 +4,7 @@
 //! attribute means.
 
 /// Bytes of `struct nlmsghdr`.
-pub(crate) const HEADER: usize = 16;
+pub const HEADER: usize = 16;
 /// Bytes of `struct nlattr`.
 const ATTRIBUTE: usize = 4;
 /// Every header and attribute begins at a multiple of this.
@@ -15,32 +15,32 @@ const NESTED: u16 = 1 << 15;
 const KIND: u16 = 0x3fff;
 
 /// Flags of a request (netlink(7)).
-pub(crate) mod flag {
+pub mod flag {
     /// A request to the kernel.
-    pub(crate) const REQUEST: u16 = 0x1;
+    pub const REQUEST: u16 = 0x1;
     /// An answer is wanted even on success.
-    pub(crate) const ACK: u16 = 0x4;
+    pub const ACK: u16 = 0x4;
     /// All there is, not one.
-    pub(crate) const DUMP: u16 = 0x300;
+    pub const DUMP: u16 = 0x300;
     /// In an answer: things changed while they were listed, so some may be missing.
-    pub(crate) const DUMP_INTR: u16 = 0x10;
+    pub const DUMP_INTR: u16 = 0x10;
     /// Fail if it exists.
-    pub(crate) const EXCL: u16 = 0x200;
+    pub const EXCL: u16 = 0x200;
     /// Make it if it does not.
-    pub(crate) const CREATE: u16 = 0x400;
+    pub const CREATE: u16 = 0x400;
     /// Put it behind those that exist.
-    pub(crate) const APPEND: u16 = 0x800;
+    pub const APPEND: u16 = 0x800;
 }
 
 /// A message as it grows. Length and sequence number are filled in last.
 #[derive(Clone, Debug)]
-pub(crate) struct Message {
+pub struct Message {
     bytes: Vec<u8>,
 }
 
 impl Message {
     /// Begins a message of the type, with [`flag`]s and the fixed part that the type demands.
-    pub(crate) fn new(kind: u16, flags: u16, fixed: &[u8]) -> Self {
+    pub fn new(kind: u16, flags: u16, fixed: &[u8]) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());
         bytes.extend((flags | flag::REQUEST).to_ne_bytes());
@@ -52,14 +52,18 @@ impl Message {
     }
 
     /// Adds [`flag`]s.
-    pub(crate) fn or_flags(mut self, flags: u16) -> Self {
+    pub fn or_flags(mut self, flags: u16) -> Self {
         let merged = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) | flags;
         self.bytes[6..8].copy_from_slice(&merged.to_ne_bytes());
         self
     }
 
     /// Adds an attribute of raw bytes.
-    pub(crate) fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
+    ///
+    /// # Panics
+    ///
+    /// If the value has 64 KiB: none of a name, an address or a number has.
+    pub fn put(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         let length = u16::try_from(ATTRIBUTE + value.len())
             .expect("values are names, addresses and numbers: far below 64 KiB");
         self.bytes.extend(length.to_ne_bytes());
@@ -70,24 +74,28 @@ impl Message {
     }
 
     /// Adds a string, ended by a zero byte as the kernel wants its names.
-    pub(crate) fn put_str(&mut self, kind: u16, value: &str) -> &mut Self {
+    pub fn put_str(&mut self, kind: u16, value: &str) -> &mut Self {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.put(kind, &bytes)
     }
 
     /// Adds a number in the machine's byte order (rtnetlink).
-    pub(crate) fn put_u32(&mut self, kind: u16, value: u32) -> &mut Self {
+    pub fn put_u32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.put(kind, &value.to_ne_bytes())
     }
 
     /// Adds a number in network byte order (nfnetlink).
-    pub(crate) fn put_be32(&mut self, kind: u16, value: u32) -> &mut Self {
+    pub fn put_be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.put(kind, &value.to_be_bytes())
     }
 
     /// Adds an attribute that holds what `fill` adds.
-    pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
+    ///
+    /// # Panics
+    ///
+    /// As [`Message::put`].
+    pub fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
         let start = self.bytes.len();
         self.put(kind | NESTED, &[]);
         fill(self);
@@ -98,19 +106,23 @@ impl Message {
     }
 
     /// Adds raw bytes that are no attribute (the fixed part of a message inside an attribute).
-    pub(crate) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend(bytes);
         self.pad();
         self
     }
 
     /// What was written so far, without the header.
-    pub(crate) fn body(&self) -> &[u8] {
+    pub fn body(&self) -> &[u8] {
         &self.bytes[HEADER..]
     }
 
     /// The finished bytes, with this sequence number.
-    pub(crate) fn finish(mut self, sequence: u32) -> Vec<u8> {
+    ///
+    /// # Panics
+    ///
+    /// Beyond 4 GiB.
+    pub fn finish(mut self, sequence: u32) -> Vec<u8> {
         let length =
             u32::try_from(self.bytes.len()).expect("attributes are bounded, so is their sum");
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
@@ -126,19 +138,19 @@ impl Message {
 
 /// One message from the kernel, taken apart as far as its header goes.
 #[derive(Debug)]
-pub(crate) struct Received<'a> {
+pub struct Received<'a> {
     /// `nlmsg_type`.
-    pub(crate) kind: u16,
+    pub kind: u16,
     /// `nlmsg_flags`.
-    pub(crate) flags: u16,
+    pub flags: u16,
     /// `nlmsg_seq`.
-    pub(crate) sequence: u32,
+    pub sequence: u32,
     /// What follows the header.
-    pub(crate) payload: &'a [u8],
+    pub payload: &'a [u8],
 }
 
 /// Splits what one read gave into its messages; a torn one ends the list.
-pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
+pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::try_from(u32_at(rest, 0)?).ok()?;
@@ -155,7 +167,7 @@ pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
 }
 
 /// Walks attributes: kind without flags, and value; a torn one ends the walk.
-pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(rest, 0)?);
@@ -167,28 +179,28 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The first attribute of the kind.
-pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes)
         .find(|(kind, _)| *kind == wanted)
         .map(|(_, value)| value)
 }
 
 /// A number in the machine's byte order at the offset.
-pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(
         bytes.get(offset..offset + 4)?.try_into().ok()?,
     ))
 }
 
 /// A number in the machine's byte order at the offset.
-pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(
         bytes.get(offset..offset + 2)?.try_into().ok()?,
     ))
 }
 
 /// A string up to its zero byte.
-pub(crate) fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     let end = bytes
         .iter()
         .position(|byte| *byte == 0)
