@@ -1,8 +1,8 @@
 //! Containers that a runc made and that are still there: its `state.json` read as one of ours, so
 //! that a node can change its runtime without emptying it.
 //!
-//! Only what `state`, `list`, `ps`, `exec`, `kill`, `pause`, `resume`, `update` and `delete` need. The
-//! rest of runc's file is its own affair. A container that was not started yet is for runc to start:
+//! Only what `state`, `list`, `ps`, `exec`, `kill`, `pause`, `resume`, `update`, `checkpoint` and
+//! `delete` need. The rest of runc's file is its own affair. A container that was not started yet is for runc to start:
 //! its first process waits in a way of its own.
 
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ struct Foreign {
     rootless: bool,
     #[serde(default, deserialize_with = "nullable")]
     cgroup_paths: BTreeMap<String, PathBuf>,
+    #[serde(default, deserialize_with = "nullable")]
+    external_descriptors: Vec<String>,
     config: ForeignConfig,
 }
 
@@ -91,6 +93,7 @@ pub(crate) fn from_runc(text: &[u8]) -> serde_json::Result<State> {
         created: foreign.created,
         rootless: foreign.rootless,
         cgroup_paths,
+        external_descriptors: foreign.external_descriptors,
         config: RuncConfig {
             rootfs: foreign.config.rootfs,
             labels: foreign.config.labels,

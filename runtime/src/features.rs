@@ -44,8 +44,12 @@ pub(crate) fn features() -> Value {
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": true },
         },
-        "annotations": { "io.wherry.wrun.version": env!("CARGO_PKG_VERSION") },
-        "potentiallyUnsafeConfigAnnotations": ["bundle", "org.systemd.property."],
+        "annotations": {
+            "io.wherry.wrun.version": env!("CARGO_PKG_VERSION"),
+            // runc's name, by which engines decide whether to offer it.
+            "org.opencontainers.runc.checkpoint.enabled": crate::criu::find().is_some().to_string(),
+        },
+        "potentiallyUnsafeConfigAnnotations": ["bundle", "org.systemd.property.", "org.criu.config"],
     })
 }
 

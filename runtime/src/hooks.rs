@@ -79,6 +79,32 @@ fn one(raw: &RawHook<'_>) -> Result<Hook> {
     })
 }
 
+/// Hooks that run on the host once the namespaces are there.
+#[derive(Debug)]
+pub(crate) struct HostHooks([(&'static str, Vec<Hook>); 2]);
+
+impl HostHooks {
+    /// Those of the configuration.
+    pub(crate) fn of(raw: &crate::spec::Hooks<'_>) -> Result<HostHooks> {
+        Ok(HostHooks([
+            ("prestart", from_spec(&raw.prestart)?),
+            ("createRuntime", from_spec(&raw.create_runtime)?),
+        ]))
+    }
+
+    /// There are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|(_, list)| list.is_empty())
+    }
+
+    /// Runs them; `state` is what they read.
+    pub(crate) fn run(&self, state: &str) -> Result<()> {
+        self.0
+            .iter()
+            .try_for_each(|(kind, list)| run_all(kind, list, state))
+    }
+}
+
 /// Runs hooks one after another; the first failure ends it.
 pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &str) -> Result<()> {
     for (number, hook) in hooks.iter().enumerate() {

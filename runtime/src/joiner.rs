@@ -138,7 +138,7 @@ fn accompany(
             }
             Some(Message::Waiting) => return Ok(()),
             Some(Message::Failed(text)) => return Err(Failure::new(text)),
-            Some(Message::HooksPlease | Message::Born(_)) | None => {
+            Some(Message::HooksPlease | Message::Born(_) | Message::Criu(_)) | None => {
                 return Err(Failure::new("the new process was killed"));
             }
         }

@@ -78,6 +78,17 @@ pub(crate) fn early(rights: &Rights, all: i32) -> i32 {
     }
 }
 
+/// Clones this process into new namespaces of the kinds in `namespaces` and into a control group, to
+/// work for a container from outside.
+pub(crate) fn aside(
+    namespaces: i32,
+    entrance: &Entrance,
+    life: impl FnOnce(ChildEnd) -> Infallible,
+) -> Result<(Child, ParentEnd)> {
+    let flags = u64::from(namespaces.unsigned_abs());
+    with_socket(|own| clone(flags, false, Some(entrance), || life(own())))
+}
+
 /// Clones this process beside a container's, in its process ids; the child joins the rest itself.
 /// `before` is done by the last process that still is outside of the container's user namespace, if
 /// that is entered before the clone.

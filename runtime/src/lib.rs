@@ -17,6 +17,7 @@ mod cli;
 mod command;
 mod container;
 mod context;
+mod criu;
 mod failure;
 mod features;
 mod file;

@@ -12,7 +12,7 @@ use crate::cgroups::{self, ContainerGroup, Entrance};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::filter::Filter;
-use crate::hooks::{self, Hook, HookState};
+use crate::hooks::{self, Hook, HookState, HostHooks};
 use crate::init::{self, Errand, FirstErrand};
 use crate::launch::{self, Child};
 use crate::plan::{self, Choices, HostFacts, InitPlan, NamespaceKind};
@@ -113,6 +113,16 @@ pub(crate) fn host_facts(rights: &Rights, cgroup_v2: bool) -> HostFacts {
 
 /// Makes a container. Whatever fails, nothing is left of it.
 pub(crate) fn create(context: &Context, spec: &Spec<'_>, request: &Request<'_>) -> Result<Created> {
+    make(context, spec, request, |maker| maker.make())
+}
+
+/// Takes the id of a new container and has `maker` make it. Whatever fails, nothing is left of it.
+pub(crate) fn make<T>(
+    context: &Context,
+    spec: &Spec<'_>,
+    request: &Request<'_>,
+    make: impl FnOnce(&Maker<'_>) -> Result<T>,
+) -> Result<T> {
     let host = cgroups::detect()?;
     let rights = Rights::own()?;
     let facts = host_facts(&rights, host.is_v2());
@@ -147,9 +157,10 @@ pub(crate) fn create(context: &Context, spec: &Spec<'_>, request: &Request<'_>) 
         request,
         plan: &plan,
         group: &group,
+        cgroup_path: path,
         folder: &folder,
     };
-    maker.make(path).inspect_err(|_failure| maker.undo())
+    make(&maker).inspect_err(|_failure| maker.undo())
 }
 
 /// runc's words for what an ordinary user cannot do without.
@@ -181,40 +192,33 @@ pub(crate) fn check_preserved(count: u32) -> Result<()> {
     Ok(())
 }
 
-#[derive(Clone, Copy)]
-struct Maker<'a> {
+/// One container on its way into being.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Maker<'a> {
     rights: Rights,
     /// The limit of descriptors, if it had to be raised meanwhile.
     room: Option<Rlimit>,
-    context: &'a Context,
+    pub(crate) context: &'a Context,
     spec: &'a Spec<'a>,
-    request: &'a Request<'a>,
-    plan: &'a InitPlan<'a>,
-    group: &'a ContainerGroup,
-    folder: &'a Folder,
+    pub(crate) request: &'a Request<'a>,
+    pub(crate) plan: &'a InitPlan<'a>,
+    pub(crate) group: &'a ContainerGroup,
+    /// `linux.cgroupsPath`.
+    cgroup_path: Option<&'a str>,
+    pub(crate) folder: &'a Folder,
 }
 
 /// Hooks, in the form in which they run.
 struct AllHooks {
-    host: Vec<(&'static str, Vec<Hook>)>,
+    host: HostHooks,
     create_container: Vec<Hook>,
     start_container: Vec<Hook>,
-}
-
-fn run_host_hooks(hooks: &AllHooks, state: &str) -> Result<()> {
-    hooks
-        .host
-        .iter()
-        .try_for_each(|(kind, list)| hooks::run_all(kind, list, state))
 }
 
 impl AllHooks {
     fn of(raw: &crate::spec::Hooks<'_>) -> Result<AllHooks> {
         Ok(AllHooks {
-            host: vec![
-                ("prestart", hooks::from_spec(&raw.prestart)?),
-                ("createRuntime", hooks::from_spec(&raw.create_runtime)?),
-            ],
+            host: HostHooks::of(raw)?,
             create_container: hooks::from_spec(&raw.create_container)?,
             start_container: hooks::from_spec(&raw.start_container)?,
         })
@@ -232,23 +236,17 @@ struct Opened<'a> {
 }
 
 impl Maker<'_> {
-    fn make(&self, cgroup_path: Option<&str>) -> Result<Created> {
+    fn make(&self) -> Result<Created> {
         let hooks = AllHooks::of(&self.spec.hooks)?;
-        let filter = self.filter()?;
-        let path = cgroup_path.map(str::to_owned);
-        self.folder
-            .note_groups(&Noted(self.context.manager, path))?;
+        let filter = self.write_filter()?;
+        self.note_groups()?;
         activation::make_folder(self.folder)?;
-        let folders = self.make_group(cgroup_path)?;
+        let folders = self.make_group()?;
         let joined = prepare::joined(self.plan)?;
         let sources = self.sources(&folders)?;
         let gate = Gate::make(self.folder, self.request.at_once && self.has_no_poststart())?;
         let hook_state = self.hook_state();
-        let entrance = if self.group.needs_process() {
-            Entrance::Made
-        } else {
-            self.group.entrance()?
-        };
+        let entrance = self.entrance()?;
         let fds = Opened {
             sources: sources.as_ref(),
             folders: &folders,
@@ -287,7 +285,7 @@ impl Maker<'_> {
 
     /// Makes the control group with its limits, unless that takes a process. Gives the folders
     /// that a mount of type cgroup shows.
-    fn make_group(&self, path: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
+    pub(crate) fn make_group(&self) -> Result<Vec<(String, PathBuf)>> {
         if self.group.needs_process() {
             return Ok(Vec::new());
         }
@@ -296,11 +294,31 @@ impl Maker<'_> {
         // must not try to make its nodes at that moment.
         self.group.apply(self.resources())?;
         self.delegate_group()?;
-        Ok(self.group.mount_folders(path.unwrap_or(self.request.id)))
+        let path = self.cgroup_path.unwrap_or(self.request.id);
+        Ok(self.group.mount_folders(path))
+    }
+
+    /// The child's way into the group.
+    pub(crate) fn entrance(&self) -> Result<Entrance> {
+        if self.group.needs_process() {
+            return Ok(Entrance::Made);
+        }
+        self.group.entrance()
+    }
+
+    /// Notes the group that is about to be made, for a `delete` after this process was killed.
+    pub(crate) fn note_groups(&self) -> Result<()> {
+        let path = self.cgroup_path.map(str::to_owned);
+        self.folder.note_groups(&Noted(self.context.manager, path))
+    }
+
+    /// prestart and createRuntime hooks.
+    pub(crate) fn host_hooks(&self) -> Result<HostHooks> {
+        HostHooks::of(&self.spec.hooks)
     }
 
     /// Has systemd make the control group around the child, which waits for that.
-    fn start_group(&self, child: &Child, near: &ParentEnd) -> Result<()> {
+    pub(crate) fn start_group(&self, child: &Child, near: &ParentEnd) -> Result<()> {
         if !self.group.needs_process() {
             return Ok(());
         }
@@ -351,8 +369,7 @@ impl Maker<'_> {
             cgroup: CgroupFolders { own: fds.folders },
             joined: fds.joined,
             gate: fds.gate,
-            errands_on_host: !self.plan.net_devices.is_empty()
-                || hooks.host.iter().any(|(_, list)| !list.is_empty()),
+            errands_on_host: !self.plan.net_devices.is_empty() || !hooks.host.is_empty(),
             create_container: &hooks.create_container,
             start_container: &hooks.start_container,
             hook_state,
@@ -408,7 +425,7 @@ impl Maker<'_> {
                 Some(Message::HooksPlease) => {
                     net_devices::move_all(&self.plan.net_devices, child.pid)?;
                     debug("running prestart and createRuntime hooks");
-                    run_host_hooks(hooks, &hook_state.text("creating", child.pid))?;
+                    hooks.host.run(&hook_state.text("creating", child.pid))?;
                     near.go()?;
                 }
                 Some(Message::Ready) => {
@@ -433,7 +450,7 @@ impl Maker<'_> {
                         Err(Failure::new("the child was never ready"))
                     };
                 }
-                Some(Message::Born(_)) | None => {
+                Some(Message::Born(_) | Message::Criu(_)) | None => {
                     return Err(Failure::new("the container's first process was killed"));
                 }
             }
@@ -447,7 +464,7 @@ impl Maker<'_> {
     }
 
     /// Enters the class of resctrl that the configuration names.
-    fn share(&self, pid: i32) -> Result<Option<rdt::Share>> {
+    pub(crate) fn share(&self, pid: i32) -> Result<Option<rdt::Share>> {
         let plan = self.plan.rdt.as_ref();
         plan.map(|plan| rdt::enter(&rdt::root()?, plan, pid))
             .transpose()
@@ -457,7 +474,8 @@ impl Maker<'_> {
         self.spec.hooks.poststart.is_empty()
     }
 
-    fn filter(&self) -> Result<Option<Filter>> {
+    /// Compiles the system call filter and keeps it, for `exec` too.
+    pub(crate) fn write_filter(&self) -> Result<Option<Filter>> {
         let raw = self.spec.linux.as_ref().and_then(|linux| linux.seccomp);
         let Some(raw) = raw else { return Ok(None) };
         let filter = Filter::compile(raw)?;
@@ -473,7 +491,8 @@ impl Maker<'_> {
             .collect()
     }
 
-    fn hook_state(&self) -> HookState {
+    /// What hooks read.
+    pub(crate) fn hook_state(&self) -> HookState {
         HookState {
             oci_version: self.spec.oci_version.to_string(),
             id: self.request.id.to_owned(),
@@ -482,7 +501,8 @@ impl Maker<'_> {
         }
     }
 
-    fn state(&self, pid: i32) -> Result<State> {
+    /// What is to be kept of the container with first process `pid`.
+    pub(crate) fn state(&self, pid: i32) -> Result<State> {
         let bundle = self.request.bundle.to_owned();
         // It may have failed already; what it says about that is still to be read.
         let start = container::process_start(pid).unwrap_or(0);
@@ -501,6 +521,7 @@ impl Maker<'_> {
             created: time::now(),
             rootless: self.context.rootless,
             cgroup_paths: self.group.paths(),
+            external_descriptors: streams(),
             config: RuncConfig {
                 rootfs: self.plan.rootfs.path.clone(),
                 labels,
@@ -544,4 +565,20 @@ impl Maker<'_> {
             }
         }
     }
+}
+
+/// What the standard streams of this process are, which the container's first process gets unless it
+/// has a terminal: a checkpoint notes it, so that a restore can put others in the place of pipes.
+fn streams() -> Vec<String> {
+    let name = |number| {
+        let link = rustix::fs::readlinkat(
+            rustix::fs::CWD,
+            format!("/proc/self/fd/{number}"),
+            Vec::new(),
+        );
+        link.ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_default()
+    };
+    (0..3).map(name).collect()
 }

@@ -5,6 +5,7 @@
 //!                          read those; "wrun" holds what only we need.
 //! <root>/<id>/exec.fifo    exists until the container is started; its first process waits on it
 //! <root>/<id>/seccomp.bpf  the compiled filter, for exec
+//! <root>/<id>/criu-root    an empty folder while it is restored, for criu to see the root on
 //! <root>/<id>/groups       who makes its control groups and where: what `delete --force` needs of a
 //!                          container whose maker was killed before there was a state. A link that
 //!                          leads nowhere: its text appears at once and takes no block of a disk.
@@ -49,6 +50,9 @@ pub(crate) struct State {
     pub(crate) rootless: bool,
     /// Folder by v1 controller; under the empty name on v2.
     pub(crate) cgroup_paths: BTreeMap<String, PathBuf>,
+    /// What the standard streams of its first process were, as `/proc/PID/fd` names them.
+    #[serde(default)]
+    pub(crate) external_descriptors: Vec<String>,
     pub(crate) config: RuncConfig,
     pub(crate) wrun: Own,
 }

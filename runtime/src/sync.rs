@@ -38,6 +38,9 @@ pub(crate) enum Message {
     HooksPlease,
     Ready,
     Listener(i32),
+    /// From the process that is about to be criu: its numbers of this program's end of their socket,
+    /// of the images' folder and of that for logs (-1: none).
+    Criu([i32; 3]),
     /// From the process between: the number of the one that was asked for.
     Born(i32),
     Waiting,
@@ -47,7 +50,12 @@ pub(crate) enum Message {
 
 impl Message {
     fn encode(&self) -> Vec<u8> {
+        let three;
         let (tag, body): (u8, &[u8]) = match self {
+            Message::Criu(numbers) => {
+                three = numbers.map(i32::to_ne_bytes).concat();
+                (b'C', &three)
+            }
             Message::HooksPlease => (b'H', &[]),
             Message::Ready => (b'R', &[]),
             Message::Listener(number) => (b'L', &number.to_ne_bytes()),
@@ -70,12 +78,22 @@ impl Message {
             b'R' => Some(Message::Ready),
             b'L' => Some(Message::Listener(i32::from_ne_bytes(body.try_into().ok()?))),
             b'B' => Some(Message::Born(i32::from_ne_bytes(body.try_into().ok()?))),
+            b'C' => Some(Message::Criu(three_numbers(body)?)),
             b'W' => Some(Message::Waiting),
             b'w' => Some(Message::Warning(text())),
             b'F' => Some(Message::Failed(text())),
             _ => None,
         }
     }
+}
+
+fn three_numbers(body: &[u8]) -> Option<[i32; 3]> {
+    let (parts, []) = body.as_chunks::<4>() else {
+        return None;
+    };
+    <[[u8; 4]; 3]>::try_from(parts)
+        .ok()
+        .map(|parts| parts.map(i32::from_ne_bytes))
 }
 
 /// The child's end.
@@ -175,6 +193,7 @@ mod tests {
             Message::Ready,
             Message::Listener(7),
             Message::Born(1234),
+            Message::Criu([-1, 2, i32::MAX]),
             Message::Waiting,
             Message::Warning("w".to_owned()),
             Message::Failed("f".to_owned()),

@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn help_names_the_program_as_it_was_called() {
         assert!(all("runc").starts_with("NAME:\n   runc - "));
-        assert!(one("runc", &VERBS[0]).contains("runc create -"));
+        assert!(one("runc", &VERBS[0]).contains("runc checkpoint -"));
         let update = VERBS.iter().find(|verb| verb.name == "update").unwrap();
         assert!(!one("wrun", update).contains("--kernel-memory"));
     }

@@ -163,10 +163,101 @@ const REGEX: Flag = switch(
     "CONTAINER is a regular expression for the ids of several",
 );
 
+const IMAGE_PATH: Flag = value(
+    "image-path",
+    "",
+    "DIR",
+    "folder of the images (default ./checkpoint)",
+);
+const WORK_PATH: Flag = value(
+    "work-path",
+    "",
+    "DIR",
+    "folder of logs and statistics (default that of the images)",
+);
+const TCP_ESTABLISHED: Flag = switch("tcp-established", "", "allow open TCP connections");
+const EXT_UNIX_SK: Flag = switch("ext-unix-sk", "", "allow unix sockets of others");
+const SHELL_JOB: Flag = switch("shell-job", "", "allow a session of somebody else");
+const FILE_LOCKS: Flag = switch("file-locks", "", "keep file locks");
+const CGROUPS_MODE: Flag = value(
+    "manage-cgroups-mode",
+    "",
+    "MODE",
+    "soft (the default), full, strict or ignore",
+);
+const EMPTY_NS: Flag = value(
+    "empty-ns",
+    "",
+    "network",
+    "leave what is in this namespace to others, as is always done",
+);
+const AUTO_DEDUP: Flag = switch("auto-dedup", "", "keep each memory page in one image only");
+const LAZY_PAGES: Flag = switch(
+    "lazy-pages",
+    "",
+    "fetch memory when it is used (userfaultfd)",
+);
+const NETWORK_LOCK: Flag = value(
+    "network-lock",
+    "",
+    "METHOD",
+    "stop packets by iptables (the default) or nftables, or skip it",
+);
+
 const ONE: Count = Count { least: 1, most: 1 };
 
 /// All commands, in the order of the help.
 pub(crate) const VERBS: &[Verb] = &[
+    Verb {
+        name: "checkpoint",
+        summary: "write a running container to images, with the program criu",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[
+            IMAGE_PATH,
+            WORK_PATH,
+            value(
+                "parent-path",
+                "",
+                "DIR",
+                "earlier images, from --image-path: write only what has changed since",
+            ),
+            switch("leave-running", "", "let the container go on afterwards"),
+            TCP_ESTABLISHED,
+            switch(
+                "tcp-skip-in-flight",
+                "",
+                "leave out unfinished TCP connections",
+            ),
+            switch(
+                "link-remap",
+                "",
+                "link unlinked files back while they are needed",
+            ),
+            EXT_UNIX_SK,
+            SHELL_JOB,
+            LAZY_PAGES,
+            value(
+                "status-fd",
+                "",
+                "N",
+                "write a zero byte there once memory can be fetched",
+            ),
+            value(
+                "page-server",
+                "",
+                "ADDRESS:PORT",
+                "send memory to this page server of criu",
+            ),
+            FILE_LOCKS,
+            switch("pre-dump", "", "memory only, and let the container go on"),
+            CGROUPS_MODE,
+            EMPTY_NS,
+            AUTO_DEDUP,
+            NETWORK_LOCK,
+        ],
+        flags_anywhere: true,
+    },
     Verb {
         name: "create",
         summary: "create a container",
@@ -325,6 +416,50 @@ pub(crate) const VERBS: &[Verb] = &[
             "table (the default) or json",
         )],
         flags_anywhere: false,
+    },
+    Verb {
+        name: "restore",
+        summary: "let a container go on from images",
+        usage: "CONTAINER",
+        args: ONE,
+        flags: &[
+            CONSOLE,
+            IMAGE_PATH,
+            WORK_PATH,
+            TCP_ESTABLISHED,
+            switch("tcp-close", "", "close TCP connections that were open"),
+            EXT_UNIX_SK,
+            SHELL_JOB,
+            FILE_LOCKS,
+            CGROUPS_MODE,
+            BUNDLE,
+            CONFIG,
+            DETACH,
+            PID_FILE,
+            switch(
+                "no-subreaper",
+                "",
+                "leave orphans of the container to somebody else",
+            ),
+            NO_PIVOT,
+            EMPTY_NS,
+            AUTO_DEDUP,
+            LAZY_PAGES,
+            value(
+                "lsm-profile",
+                "",
+                "TYPE:NAME",
+                "AppArmor or SELinux profile instead of that in the images",
+            ),
+            value(
+                "lsm-mount-context",
+                "",
+                "LABEL",
+                "SELinux label of mounts instead of that in the images",
+            ),
+            NETWORK_LOCK,
+        ],
+        flags_anywhere: true,
     },
     Verb {
         name: "resume",

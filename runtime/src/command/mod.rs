@@ -1,6 +1,7 @@
 //! One verb a file. Each gets its flags and arguments and gives an exit status.
 
 mod bundle;
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -10,6 +11,7 @@ mod kill;
 mod list;
 mod pause;
 mod ps;
+mod restore;
 mod run;
 mod several;
 mod spec;
@@ -55,6 +57,8 @@ pub(crate) fn run(
         "create" => (create::run(context, values, id), "wrun create failed: ", 1),
         "run" => (run::run(context, values, id), "wrun run failed: ", 1),
         "exec" => (exec::run(context, values, args), "exec failed: ", 255),
+        "checkpoint" => (checkpoint::run(context, values, id), "", 1),
+        "restore" => (restore::run(context, values, id), "", 1),
         "start" => (start::run(context, id), "", 1),
         "state" => (state::run(context, id), "", 1),
         "kill" => {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, symlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, fstat, makedev, mknodat, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -83,4 +83,37 @@ fn link(dev: BorrowedFd<'_>, target: &str, name: &str) -> Result<()> {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error).attempt(|| format!("make the symlink /dev/{name}")),
     }
+}
+
+/// Standard streams that are the host's null device become the container's, so that nothing of the
+/// host is open in it: a checkpoint could not write down a file that is in no mount of the container.
+/// To be called before anything of the container has run, which might put something else there.
+pub(super) fn reopen_null(root: BorrowedFd<'_>) -> Result<()> {
+    // mem(4).
+    let null = makedev(1, 3);
+    let is_null = |fd: BorrowedFd<'_>| {
+        fstat(fd).is_ok_and(|status| {
+            FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
+                && status.st_rdev == null
+        })
+    };
+    let streams = [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ];
+    let mut own = None;
+    for (number, stream) in (0..).zip(streams) {
+        if !is_null(stream) {
+            continue;
+        }
+        if own.is_none() {
+            let found = rooted::open(root, "/dev/null", OFlags::RDWR).ok();
+            own = found.filter(|found| is_null(found.as_fd()));
+        }
+        let Some(own) = &own else { return Ok(()) };
+        sys::process::take_stream(own.as_fd(), number)
+            .attempt(|| "take the container's null device".to_owned())?;
+    }
+    Ok(())
 }

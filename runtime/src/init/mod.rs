@@ -8,6 +8,7 @@ mod console;
 mod copy;
 mod devices;
 mod lookup;
+pub(crate) mod mountpoints;
 mod mounts;
 mod process;
 mod protect;
@@ -200,6 +201,9 @@ fn finish(
     let FirstErrand { plan, .. } = first;
     if let Some(socket) = errand.console {
         console::set_up(root.as_fd(), socket, errand.process, true)?;
+    }
+    if plan.devices.is_some() {
+        devices::reopen_null(root.as_fd())?;
     }
     rootfs::finalise(root.as_fd(), plan)?;
     process::set_names(plan)?;

@@ -56,7 +56,11 @@ fn make(root: BorrowedFd<'_>, mount: &Mount<'_>, opened: &Opened, label: &str) -
 }
 
 /// A target of the kind of its source: a folder for a folder, else a file.
-fn target_like(root: BorrowedFd<'_>, path: &str, source: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub(super) fn target_like(
+    root: BorrowedFd<'_>,
+    path: &str,
+    source: BorrowedFd<'_>,
+) -> Result<OwnedFd> {
     let status = fstat(source).attempt(|| format!("look at the source of {path:?}"))?;
     if FileType::from_raw_mode(status.st_mode) == FileType::Directory {
         Ok(rooted::directory(root, path)?.fd)

@@ -1,26 +1,11 @@
 //! Containers that a runc made, driven by this program.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, bundle, program};
-
-/// Where `hack/peers` puts it, or the system's.
-fn runc() -> Option<PathBuf> {
-    let home = std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .unwrap_or_default();
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or(home.join(".cache"), PathBuf::from);
-    let peers = std::env::var_os("WHERRY_PEERS").map_or(cache.join("wherry/peers"), PathBuf::from);
-    let places = [
-        peers.join("bin/runc"),
-        "/usr/sbin/runc".into(),
-        "/usr/bin/runc".into(),
-    ];
-    places.into_iter().find(|path| path.exists())
-}
+use crate::harness::{Bundle, bundle, peer, program};
 
 fn by_runc(b: &Bundle, runc: &Path) -> bool {
     b.write();
@@ -38,7 +23,7 @@ fn by_runc(b: &Bundle, runc: &Path) -> bool {
 #[test]
 fn a_living_container_of_runc_changes_hands() {
     let Some(mut b) = bundle() else { return };
-    let Some(runc) = runc() else {
+    let Some(runc) = peer("runc") else {
         println!("skipped: needs runc");
         return;
     };

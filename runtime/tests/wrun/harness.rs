@@ -164,6 +164,20 @@ pub(crate) fn program(name: &str) -> Command {
     Command::new(name)
 }
 
+/// A foreign program, where `hack/peers` puts it, or the system's.
+pub(crate) fn peer(name: &str) -> Option<PathBuf> {
+    let home = std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or(home.join(".cache"), PathBuf::from);
+    let peers = std::env::var_os("WHERRY_PEERS").map_or(cache.join("wherry/peers"), PathBuf::from);
+    let places = [peers.join("bin"), "/usr/sbin".into(), "/usr/bin".into()];
+    places
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.exists())
+}
+
 /// Asks again until it is so, for what gives no event to wait for; bounded by time.
 #[track_caller]
 pub(crate) fn until(mut so: impl FnMut() -> bool) {

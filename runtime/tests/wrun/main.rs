@@ -4,6 +4,7 @@
 
 mod adopting;
 mod bad_input;
+mod checkpoint;
 mod events;
 mod flags;
 mod groups;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::harness::bundle;
 
-fn receive(listener: &UnixListener) -> (String, std::fs::File) {
+pub(crate) fn receive(listener: &UnixListener) -> (String, std::fs::File) {
     let (connection, _) = listener.accept().unwrap();
     let mut text = [0_u8; 64];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -41,7 +41,7 @@ fn receive(listener: &UnixListener) -> (String, std::fs::File) {
 }
 
 /// Reads until the text has come.
-fn read_until(master: &mut std::fs::File, text: &str) -> String {
+pub(crate) fn read_until(master: &mut std::fs::File, text: &str) -> String {
     let mut all = String::new();
     let mut chunk = [0_u8; 256];
     while !all.contains(text) {
