@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use cgroup::{Driver, Group, Host, Property};
+use cgroup::{Driver, Group, Property};
+
+pub(crate) use cgroup::Host;
 use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -99,9 +101,14 @@ fn failed(what: &str, error: &cgroup::Error) -> Failure {
     because(what, error)
 }
 
-/// What this host has.
-pub(crate) fn detect() -> Result<Host> {
-    Host::detect().map_err(|error| failed("look for control groups", &error))
+/// What this host has; it may have nothing where `manager` wants nothing.
+pub(crate) fn detect(manager: Manager) -> Result<Option<Host>> {
+    match Host::detect() {
+        Err(_) if manager == Manager::Disabled => Ok(None),
+        host => host
+            .map(Some)
+            .map_err(|error| failed("look for control groups", &error)),
+    }
 }
 
 /// Limits, as the `cgroup` crate takes them.
@@ -121,24 +128,24 @@ impl ContainerGroup {
     }
 
     /// The group that is asked for, or the default one of the container. Nothing is made yet.
-    pub(crate) fn plan(host: &Host, asked: Asked<'_>) -> Result<ContainerGroup> {
+    pub(crate) fn plan(host: Option<&Host>, asked: Asked<'_>) -> Result<ContainerGroup> {
         let Asked { manager, id, .. } = asked;
         let path = asked.path.filter(|path| !path.is_empty());
         let (driver, default) = match manager {
-            Manager::Cgroupfs if path.is_none() && asked.rootless => {
-                let group = host.group_if_permitted(&format!("wrun-{id}"));
-                let group = group.map_err(|error| failed(APPLY, &error))?;
-                let refused = group.is_none();
-                return Ok(ContainerGroup {
-                    refused,
-                    rootless: true,
-                    ..ContainerGroup::of(group)
-                });
-            }
             Manager::Cgroupfs => (Driver::Cgroupfs, format!("/wrun-{id}")),
             Manager::Systemd => (Driver::Systemd, format!(":wrun:{id}")),
             Manager::Disabled => return Ok(ContainerGroup::of(None)),
         };
+        let host = host.ok_or_else(|| Failure::new(format!("{APPLY}: there are none")))?;
+        if manager == Manager::Cgroupfs && path.is_none() && asked.rootless {
+            let group = host.group_if_permitted(&format!("wrun-{id}"));
+            let group = group.map_err(|error| failed(APPLY, &error))?;
+            return Ok(ContainerGroup {
+                refused: group.is_none(),
+                rootless: true,
+                ..ContainerGroup::of(group)
+            });
+        }
         host.group_by(driver, path.unwrap_or(&default))
             .map(|group| ContainerGroup {
                 rootless: asked.rootless,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::Rlimit;
 use serde_json::value::RawValue;
 
-use crate::cgroups::{self, ContainerGroup, Entrance};
+use crate::cgroups::{self, ContainerGroup, Entrance, Host};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::filter::Filter;
@@ -123,9 +123,9 @@ pub(crate) fn make<T>(
     request: &Request<'_>,
     make: impl FnOnce(&Maker<'_>) -> Result<T>,
 ) -> Result<T> {
-    let host = cgroups::detect()?;
+    let host = cgroups::detect(context.manager)?;
     let rights = Rights::own()?;
-    let facts = host_facts(&rights, host.is_v2());
+    let facts = host_facts(&rights, host.as_ref().is_some_and(Host::is_v2));
     let (plan, warnings) = plan::init(spec, request.id, request.bundle, facts, request.choices)
         .map_err(|error| Failure::new(error.to_string()))?;
     warnings
@@ -142,7 +142,7 @@ pub(crate) fn make<T>(
         id: request.id,
         rootless: context.rootless,
     };
-    let group = ContainerGroup::plan(&host, asked)?;
+    let group = ContainerGroup::plan(host.as_ref(), asked)?;
     let devices = plan.devices.as_ref().map_or(0, Vec::len);
     let room = process_limits::make_room(plan.mounts.len() + devices)?;
     context.make_root()?;

@@ -16,6 +16,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use sys::mount::{MountAttr, mount_map_ids, mount_setattr};
 
 use crate::failure::{Attempt, Failure, Result};
+use crate::init::walk;
 use crate::plan::{InitPlan, Mount, NamespaceKind, Source};
 use crate::rights::Rights;
 use crate::user_namespace;
@@ -73,13 +74,11 @@ impl ProcRoot {
     ) -> std::result::Result<OwnedFd, rustix::io::Errno> {
         use rustix::fs::{ResolveFlags, openat2};
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-        openat2(
-            &self.0,
-            path,
-            OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        )
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        match openat2(&self.0, path, flags, Mode::empty(), resolve) {
+            Err(error) if walk::is_denied(error) => walk::on_one_mount(self.0.as_fd(), path, flags),
+            opened => opened,
+        }
     }
 
     /// Writes one value in one go.

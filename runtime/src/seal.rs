@@ -13,15 +13,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 
 use rustix::fs::{
-    AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals,
-    fcntl_get_seals, fstatvfs, memfd_create, open,
+    AtFlags, CWD, MemfdFlags, Mode, OFlags, PROC_SUPER_MAGIC, SealFlags, StatVfsMountFlags,
+    fcntl_add_seals, fcntl_get_seals, fstatvfs, memfd_create, open, statfs,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 use sys::mount::{MountAttr, RDONLY, mount_setattr};
 
-use crate::failure::{Attempt, Result};
+use crate::failure::{Attempt, Failure, Result};
 
 /// This program, by the kernel's own name for it.
 const SELF: &str = "/proc/self/exe";
@@ -33,6 +33,7 @@ pub(crate) fn ensure() -> Result<()> {
     if is_read_only(&program)? || is_sealed() {
         return be_untraceable();
     }
+    check_procfs()?;
     let copy = match read_only_mount() {
         Err(Errno::PERM | Errno::INVAL | Errno::NOSYS) => sealed_copy()?,
         mount => mount.attempt(|| "make a read-only mount of this program".to_owned())?,
@@ -48,6 +49,18 @@ fn be_untraceable() -> Result<()> {
         return Ok(());
     }
     set_dumpable_behavior(DumpableBehavior::NotDumpable).attempt(|| "forbid tracing".to_owned())
+}
+
+/// Under a `/proc` that is none, this program would never see that it has started over.
+fn check_procfs() -> Result<()> {
+    let magic = statfs("/proc")
+        .attempt(|| "look at /proc".to_owned())?
+        .f_type;
+    if magic == PROC_SUPER_MAGIC {
+        Ok(())
+    } else {
+        Err(Failure::new("/proc of the host is not a procfs"))
+    }
 }
 
 fn is_read_only(program: &OwnedFd) -> Result<bool> {

@@ -39,14 +39,14 @@ pub(super) fn run(context: &Context, values: &Values, id: &str) -> Result<u8> {
 fn delete_half_made(context: &Context, folder: &Folder, id: &str) -> Result<()> {
     if let Some(noted) = folder.noted_groups() {
         let Noted(manager, path) = noted;
-        let host = cgroups::detect()?;
+        let host = cgroups::detect(manager)?;
         let asked = Asked {
             manager,
             path: path.as_deref(),
             id,
             rootless: context.rootless,
         };
-        let group = ContainerGroup::plan(&host, asked)?;
+        let group = ContainerGroup::plan(host.as_ref(), asked)?;
         group.kill()?;
         group.remove()?;
     }

@@ -15,6 +15,7 @@ mod protect;
 pub(crate) mod rooted;
 mod rootfs;
 mod scheduling;
+pub(crate) mod walk;
 
 pub(crate) use process::become_root;
 pub(crate) use scheduling::pin;

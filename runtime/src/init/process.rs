@@ -296,9 +296,13 @@ fn environment(plan: &ProcessPlan<'_>) -> Vec<CString> {
     env
 }
 
+/// Most of a container's `/etc/passwd` that is read, bytes: thousands of users.
+const MAX_PASSWD: usize = 1 << 20;
+
 /// passwd(5): the folder of the first line with this uid; `/` if there is none.
 fn home(uid: u32) -> String {
-    let passwd = crate::file::read(std::path::Path::new("/etc/passwd")).unwrap_or_default();
+    let path = std::path::Path::new("/etc/passwd");
+    let passwd = crate::file::read_some_of_theirs(path, MAX_PASSWD).unwrap_or_default();
     let passwd = String::from_utf8_lossy(&passwd);
     let found = passwd.lines().find_map(|line| {
         let mut fields = line.split(':').skip(2);

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
+use super::walk;
 use crate::failure::{Attempt, Failure, Result};
 
 /// Most symlinks to missing places that are followed while creating a path; the kernel's own limit.
@@ -25,7 +26,12 @@ pub(crate) fn open(
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let name = if path.is_empty() { "." } else { path };
     for _ in 0..MAX_TRIES {
-        match openat2(root, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        let flags = flags | OFlags::CLOEXEC;
+        let opened = match openat2(root, name, flags, Mode::empty(), resolve) {
+            Err(error) if walk::is_denied(error) => walk::in_root(root, name, flags),
+            opened => opened,
+        };
+        match opened {
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,
         }

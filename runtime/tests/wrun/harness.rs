@@ -11,10 +11,55 @@ use serde_json::{Value, json};
 const TIMEOUT: &str = "60";
 
 /// What the containers of the tests call.
-const APPLETS: [&str; 27] = [
+const APPLETS: [&str; 29] = [
     "sh", "ls", "cat", "id", "mount", "true", "false", "sleep", "hostname", "env", "stat", "touch",
     "grep", "mkdir", "readlink", "pwd", "kill", "tty", "echo", "rm", "head", "dd", "umount", "ps",
-    "sed", "test", "wc",
+    "sed", "test", "wc", "mkfifo", "ln",
+];
+
+/// capabilities(7), by number.
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 /// Who makes the control groups of the containers that the tests do not ask a driver for:
@@ -39,7 +84,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    fn of(output: &Output) -> Said {
+    pub(crate) fn of(output: &Output) -> Said {
         Said {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -156,6 +201,15 @@ fn spec() -> Value {
     })
 }
 
+fn own(path: &Path, id: u32) {
+    let owned = program("chown")
+        .args(["-R", &format!("{id}:{id}")])
+        .arg(path)
+        .status()
+        .unwrap();
+    assert!(owned.success());
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "the program under test is a child of its test"
@@ -188,6 +242,15 @@ pub(crate) fn until(mut so: impl FnMut() -> bool) {
     }
 }
 
+/// How often something random is tried: in every run, and with `WHERRY_TEST_ALL=1`.
+pub(crate) fn rounds(few: u32, all: u32) -> u32 {
+    if std::env::var_os("WHERRY_TEST_ALL").is_some() {
+        all
+    } else {
+        few
+    }
+}
+
 impl Bundle {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -207,12 +270,54 @@ impl Bundle {
 
     /// Gives the root file system to a user.
     pub(crate) fn own_rootfs(&self, id: u32) {
-        let owned = program("chown")
-            .args(["-R", &format!("{id}:{id}")])
-            .arg(self.path("rootfs"))
-            .status()
-            .unwrap();
-        assert!(owned.success());
+        own(&self.path("rootfs"), id);
+    }
+
+    /// Gives the bundle with all that is in it to a user.
+    pub(crate) fn own_bundle(&self, id: u32) {
+        own(self.dir.path(), id);
+    }
+
+    /// The libraries of the host are in it, so that programs of the host run.
+    pub(crate) fn with_libraries(&mut self) -> &mut Self {
+        for path in ["/usr/lib", "/lib", "/lib64"] {
+            if Path::new(path).exists() {
+                self.mount(json!({ "destination": path, "type": "bind", "source": path,
+                    "options": ["bind", "ro"] }));
+            }
+        }
+        self
+    }
+
+    /// The container's root may do everything that this process may.
+    pub(crate) fn with_all_capabilities(&mut self) -> &mut Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+        let permitted = u64::from_str_radix(permitted.unwrap().trim(), 16).unwrap();
+        let names = CAPABILITIES.iter().enumerate();
+        let names = names.filter(|(number, _)| permitted & (1 << number) != 0);
+        let names: Vec<String> = names.map(|(_, name)| format!("CAP_{name}")).collect();
+        self.spec["process"]["capabilities"] =
+            json!({ "bounding": names, "effective": names, "permitted": names });
+        self
+    }
+
+    /// It has a user namespace whose ids begin at `first` of its maker's.
+    pub(crate) fn own_user_namespace(&mut self, first: u32) -> &mut Self {
+        let map = json!([{ "containerID": 0, "hostID": first, "size": 65_536 }]);
+        self.spec["linux"]["uidMappings"] = map.clone();
+        self.spec["linux"]["gidMappings"] = map;
+        let namespaces = self.spec["linux"]["namespaces"].as_array_mut();
+        namespaces.unwrap().push(json!({ "type": "user" }));
+        self
+    }
+
+    /// A named pipe in the bundle, open to everybody.
+    pub(crate) fn make_pipe(&mut self, name: &str) -> &mut Self {
+        let mode = rustix::fs::Mode::from_raw_mode(0o666);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, self.path(name), kind, mode, 0).unwrap();
+        self
     }
 
     /// Writes `config.json`.

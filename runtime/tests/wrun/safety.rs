@@ -1,11 +1,10 @@
 //! What a container must not be able to reach.
 
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
 
 use serde_json::json;
 
-use crate::harness::bundle;
+use crate::harness::{bundle, program};
 
 #[test]
 fn no_descriptor_leaks_into_a_waiting_container() {
@@ -34,49 +33,42 @@ impl crate::harness::Bundle {
     }
 }
 
-/// CVE-2019-5736: the program's file as a container's process sees it.
-#[test]
-fn the_runtime_cannot_be_overwritten_from_inside() {
-    let Some(mut b) = bundle() else { return };
-    b.script("true").create().ok();
-    let exe = format!("/proc/{}/exe", b.pid());
-    let opened = std::fs::OpenOptions::new().write(true).open(exe);
-    assert!(
-        opened.is_err(),
-        "the waiting process shows a file that can be written"
-    );
-    b.wrun(&["delete", "-f", &b.id]).ok();
-    // As the entrypoint: it would execute the runtime inside of the container.
-    std::os::unix::fs::symlink("/proc/self/exe", b.path("rootfs/bin/self")).unwrap();
-    b.spec["process"]["args"] = json!(["/bin/self", "--version"]);
-    let before = std::fs::metadata(env!("CARGO_BIN_EXE_wrun")).unwrap();
-    b.run();
-    let after = std::fs::metadata(env!("CARGO_BIN_EXE_wrun")).unwrap();
-    assert_eq!(before.modified().unwrap(), after.modified().unwrap());
-}
-
 /// CVE-2024-21626: a working directory through a leaked descriptor.
 #[test]
 fn the_working_directory_cannot_be_a_descriptor_of_the_host() {
     let Some(mut b) = bundle() else { return };
-    for number in 3..20 {
-        b.spec["process"]["cwd"] = json!(format!("/proc/self/fd/{number}"));
-        let said = b.script("pwd; ls").create();
-        assert!(said.code != 0, "{number}: {said:?}");
+    std::os::unix::fs::symlink("/proc/self/fd/7", b.path("rootfs/cwd")).unwrap();
+    for cwd in [
+        "/proc/self/fd/7",
+        "/proc/thread-self/fd/7",
+        "/proc/1/fd/7/..",
+        "/cwd",
+    ] {
+        b.spec["process"]["cwd"] = json!(cwd);
+        b.script("pwd; ls").write();
+        for preserved in ["0", "5"] {
+            let script = format!(
+                "exec 3</ 4</ 5</ 6</ 7</ && exec {} --root {} run --preserve-fds {preserved} -b {} {}",
+                env!("CARGO_BIN_EXE_wrun"),
+                b.path("state").display(),
+                b.dir.path().display(),
+                b.id
+            );
+            let output = program("timeout")
+                .args(["60", "sh", "-c", &script])
+                .output()
+                .unwrap();
+            assert!(!output.status.success(), "{cwd}: {output:?}");
+        }
         b.assert_nothing_left();
     }
-}
-
-/// CVE-2016-9962: a process on its way in cannot be traced from inside.
-#[test]
-fn a_process_on_its_way_in_is_not_dumpable() {
-    let Some(mut b) = bundle() else { return };
-    b.spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
-    b.script("true").create().ok();
-    // proc(5): the files of a process that may not be traced belong to root whoever it runs as.
-    let files = std::fs::metadata(format!("/proc/{}/environ", b.pid())).unwrap();
-    assert_eq!(files.uid(), 0);
-    b.wrun(&["start", &b.id]).ok();
+    b.spec["process"]["cwd"] = json!("/");
+    b.start_sleeping();
+    for number in 3..20 {
+        let cwd = format!("/proc/self/fd/{number}");
+        let said = b.wrun(&["exec", "--cwd", &cwd, &b.id, "pwd"]);
+        assert!(said.code != 0 && said.out.is_empty(), "{cwd}: {said:?}");
+    }
 }
 
 /// CVE-2022-29162: further processes get no inheritable capabilities.
@@ -98,27 +90,68 @@ fn exec_gives_no_inheritable_capabilities() {
     assert!(said.out.trim().ends_with("0000000000000000"), "{said:?}");
 }
 
-/// CVE-2025-52565: something else under the name of the terminal.
+/// CVE-2022-27650: nor does the first process.
 #[test]
-fn a_false_devpts_is_refused() {
+fn run_gives_no_inheritable_capabilities() {
     let Some(mut b) = bundle() else { return };
-    let path = b.path("tty.sock");
-    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    b.spec["process"]["terminal"] = json!(true);
-    b.spec["mounts"][2] = json!({ "destination": "/dev/pts", "type": "tmpfs", "source": "t" });
-    b.spec["linux"]["devices"] =
-        json!([{ "path": "/dev/pts/ptmx", "type": "c", "major": 1, "minor": 3 }]);
-    b.write();
-    let args = [
-        "create",
-        "--console-socket",
-        path.to_str().unwrap(),
-        "-b",
-        b.dir.path().to_str().unwrap(),
-        &b.id,
-    ];
-    b.detached(&args).fails("is not that of a devpts");
-    b.assert_nothing_left();
+    let said = b
+        .script("grep -e CapInh -e CapAmb /proc/self/status")
+        .run()
+        .ok();
+    let empty = said
+        .out
+        .lines()
+        .filter(|line| line.ends_with("\t0000000000000000"));
+    assert_eq!(empty.count(), 2, "{said:?}");
+}
+
+/// CVE-2026-30892: a user that cannot be read is not root.
+#[test]
+fn a_user_that_is_no_number_is_refused() {
+    let Some(mut b) = bundle() else { return };
+    b.start_sleeping();
+    for user in [
+        "",
+        ":",
+        "1000x",
+        "x",
+        "0x0",
+        " 0",
+        "0 ",
+        "+0",
+        "-1",
+        "root",
+        "4294967295",
+        "4294967296",
+        "18446744073709551616",
+        "1000:",
+        "1000:x",
+        ":0",
+        "1:2:3",
+        "1000:-1",
+        "1e3",
+        "\u{0661}",
+    ] {
+        let said = b.wrun(&["exec", "--user", user, &b.id, "id", "-u"]);
+        assert!(said.code != 0 && said.out.is_empty(), "{user:?}: {said:?}");
+    }
+    let said = b.wrun(&["exec", "--user", "1000:7", &b.id, "id"]).ok();
+    assert!(said.out.starts_with("uid=1000 gid=7"), "{said:?}");
+}
+
+/// A container's `/etc/passwd` is read to find a home: it must not keep the one who reads.
+#[test]
+fn a_passwd_without_an_end_keeps_nobody() {
+    let Some(mut b) = bundle() else { return };
+    b.start_sleeping();
+    for passwd in [
+        "rm -f /etc/passwd; mkfifo /etc/passwd",
+        "rm /etc/passwd; ln -s /dev/zero /etc/passwd",
+    ] {
+        b.exec(passwd).ok();
+        let said = b.exec("echo $HOME").ok();
+        assert_eq!(said.out, "/\n", "{passwd}");
+    }
 }
 
 #[test]
@@ -134,10 +167,7 @@ fn preserved_descriptors_arrive_and_missing_ones_are_an_error() {
             b.dir.path().display(),
             b.id
         );
-        crate::harness::program("sh")
-            .args(["-c", &script])
-            .output()
-            .unwrap()
+        program("sh").args(["-c", &script]).output().unwrap()
     };
     let output = run(&format!("3<{}", b.path("given").display()));
     assert_eq!(output.stdout, b"given", "{output:?}");
