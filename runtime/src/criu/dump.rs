@@ -9,13 +9,14 @@ use super::options::{self, Folders};
 use super::service::{self, Line, Notice};
 use super::wire::{Features, Kind, Options, Request};
 use super::{DESCRIPTORS, Opened, explained, external, make_directory};
+use crate::cgroups::{self, Manager};
 use crate::container::{Container, Status};
 use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::plan::{self, Choices, InitPlan, NamespaceKind};
 use crate::rights::Rights;
 use crate::spec::Spec;
-use crate::{cgroups, file, parent};
+use crate::{file, parent};
 
 /// criu's log of it.
 const LOG: &str = "dump.log";
@@ -127,7 +128,9 @@ fn add_from_config(container: &Container, wanted: &Wanted, options: &mut Options
     let path = path.unwrap_or_else(|| own.bundle.join("config.json"));
     let bytes = parent::read_config(&path)?;
     let spec = parent::parse_config(&path, &bytes)?;
-    let facts = parent::host_facts(&Rights::own()?, cgroups::detect()?.is_v2());
+    let host = cgroups::detect(Manager::default())?;
+    let is_v2 = host.is_some_and(|host| host.is_v2());
+    let facts = parent::host_facts(&Rights::own()?, is_v2);
     let id = &container.state.id;
     let (plan, _told_when_made) = plan::init(&spec, id, &own.bundle, facts, Choices::default())
         .map_err(|error| Failure::new(error.to_string()))?;
