@@ -273,6 +273,11 @@ impl ContainerGroup {
         })
     }
 
+    /// Has systemd move process `pid` into it, where this user may not.
+    pub(crate) fn attach(&self, pid: i32) -> Result<()> {
+        self.each(APPLY, |group| group.attach(pid))
+    }
+
     /// How a new process gets into it.
     pub(crate) fn entrance(&self) -> Result<Entrance> {
         let Some(group) = &self.group else {

@@ -88,16 +88,18 @@ pub(crate) fn join(context: &Context, joining: &Joining<'_>) -> Result<Child> {
         Err(failure) if failure.errno() == Some(Errno::BUSY) && !joining.group_given => start(
             &cgroups::of_process(joining.container.state.init_process_pid)?,
         )?,
+        // A user's session is not a part of what that user's systemd may change.
+        Err(failure)
+            if failure.errno() == Some(Errno::ACCESS) && joining.group.unit().is_some() =>
+        {
+            let (child, near) = start(&Entrance::Made)?;
+            attached(joining, child, near)?
+        }
         started => started?,
     };
     match accompany(context, joining, &child, &near) {
         Ok(()) => Ok(child),
-        Err(failure) => {
-            // It may have ended by itself.
-            let _sent = sys::process::pidfd_send_signal(child.pidfd.as_fd(), 9);
-            reap(&child.pidfd)?;
-            Err(failure)
-        }
+        Err(failure) => Err(given_up(&child, failure)),
     }
 }
 
@@ -112,6 +114,24 @@ fn enter(init: &OwnedFd, rights: &Rights, namespaces: i32) -> Result<()> {
         init::become_root()?;
     }
     Ok(())
+}
+
+/// Has systemd move the waiting child to the others.
+fn attached(joining: &Joining<'_>, child: Child, near: ParentEnd) -> Result<(Child, ParentEnd)> {
+    match joining.group.attach(child.pid).and_then(|()| near.go()) {
+        Ok(()) => Ok((child, near)),
+        Err(failure) => Err(given_up(&child, failure)),
+    }
+}
+
+/// Ends a child that is of no use.
+fn given_up(child: &Child, failure: Failure) -> Failure {
+    // It may have ended by itself.
+    let _sent = sys::process::pidfd_send_signal(child.pidfd.as_fd(), 9);
+    match reap(&child.pidfd) {
+        Ok(_status) => failure,
+        Err(second) => Failure::new(format!("{failure} (and then: {second})")),
+    }
 }
 
 fn accompany(

@@ -35,10 +35,12 @@ pub(crate) fn first(
     let flags = u64::from(namespaces.clone_flags().unsigned_abs());
     with_socket(|own| {
         let mut back = Back::default();
-        if rights.administers {
+        if rights.returns {
             make_time_namespace(namespaces, &mut back)?;
         }
-        let child = if namespaces.joined(NamespaceKind::User).is_some() {
+        let stays = !joined.iter().any(|(kind, _)| is_early(*kind));
+        let joins_user = namespaces.joined(NamespaceKind::User).is_some();
+        let child = if joins_user || !(rights.returns || stays) {
             let enter = || enter_early(joined);
             through(enter, flags, [None, Some(entrance)], || life(own()))
         } else {
@@ -90,8 +92,8 @@ pub(crate) fn aside(
 }
 
 /// Clones this process beside a container's, in its process ids; the child joins the rest itself.
-/// `before` is done by the last process that still is outside of the container's user namespace, if
-/// that is entered before the clone.
+/// `before` is done by the last process that still is outside of the container's user namespace, for
+/// a maker who cannot do it from outside.
 pub(crate) fn further(
     init: &OwnedFd,
     joined: i32,
@@ -101,11 +103,11 @@ pub(crate) fn further(
     life: impl FnOnce(ChildEnd) -> Infallible,
 ) -> Result<(Child, ParentEnd)> {
     let early = early(rights, joined);
-    if early & NamespaceKind::User.flag() != 0 {
+    if early != 0 && !rights.returns {
         return with_socket(|own| {
             let enter = || {
                 before();
-                setns(init, early).attempt(|| "join the container's user namespace".to_owned())
+                setns(init, early).attempt(|| "join the container's process ids".to_owned())
             };
             // The one between is born in the group, so a refusal of that is still known as such.
             through(enter, 0, [Some(entrance), None], || life(own()))
@@ -132,9 +134,12 @@ fn clone(
     entrance: Option<&Entrance>,
     life: impl FnOnce() -> Infallible,
 ) -> Result<Child> {
-    match clone3(flags, sibling, entrance.and_then(Entrance::for_clone))
-        .attempt(|| "clone the container's first process".to_owned())?
-    {
+    match clone3(flags, sibling, entrance.and_then(Entrance::for_clone)).attempt(
+        || match entrance {
+            Some(Entrance::Folder(_)) => "clone a process into its control group".to_owned(),
+            _ => "clone the container's first process".to_owned(),
+        },
+    )? {
         Clone3::Child => live(life),
         Clone3::Parent { pid, pidfd } => Ok(Child { pid, pidfd }),
     }
@@ -178,8 +183,8 @@ fn enter_for_children(joined: &Joined, back: &mut Back) -> Result<()> {
 }
 
 /// A time namespace is entered by children only, and belongs to the user namespace of its maker:
-/// here that of this process, also where the container has one of its own. Who may not make one here
-/// leaves that to the child, see [`own_time_namespace`].
+/// here that of this process, also where the container has one of its own. Who could not go back
+/// leaves it to the child, see [`own_time_namespace`].
 fn make_time_namespace(namespaces: &Namespaces<'_>, back: &mut Back) -> Result<()> {
     if !namespaces.is_new(NamespaceKind::Time) {
         return Ok(());
@@ -204,7 +209,7 @@ fn set_clocks(namespaces: &Namespaces<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The same by the child of an ordinary user, for itself: in its user namespace it may.
+/// The same by the child for itself.
 pub(crate) fn own_time_namespace(namespaces: &Namespaces<'_>) -> Result<()> {
     if !namespaces.is_new(NamespaceKind::Time) {
         return Ok(());
@@ -218,18 +223,25 @@ pub(crate) fn own_time_namespace(namespaces: &Namespaces<'_>) -> Result<()> {
     setns(&made, flag).attempt(what)
 }
 
-/// Joined namespaces that only hold for children, and the user namespace that may own them.
+/// Holds only for children, or may own what does.
+fn is_early(kind: NamespaceKind) -> bool {
+    matches!(
+        kind,
+        NamespaceKind::User | NamespaceKind::Pid | NamespaceKind::Time
+    )
+}
+
+/// Joined namespaces that have to be entered before the clone.
 fn enter_early(joined: &Joined) -> Result<()> {
-    let early = [NamespaceKind::User, NamespaceKind::Pid, NamespaceKind::Time];
-    for (kind, fd) in joined.iter().filter(|(kind, _)| early.contains(kind)) {
+    for (kind, fd) in joined.iter().filter(|(kind, _)| is_early(*kind)) {
         setns(fd, kind.flag()).attempt(|| format!("join the {} namespace", kind.name()))?;
     }
     Ok(())
 }
 
-/// Clones by a process between, which enters a user namespace first: namespaces that are made must
-/// belong to it. This process cannot enter it, since it would lose its privileges outside. Each of
-/// the two may be born in a control group.
+/// Clones by a process between, which enters namespaces first: a user namespace to which those that
+/// are made must belong, or others from which there is no way back for this process. Each of the two
+/// may be born in a control group.
 fn through(
     enter: impl FnOnce() -> Result<()>,
     flags: u64,

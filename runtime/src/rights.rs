@@ -19,6 +19,8 @@ pub(crate) struct Rights {
     /// Administers its user namespace (`CAP_SYS_ADMIN`): may make and enter namespaces without a new
     /// user namespace.
     pub(crate) administers: bool,
+    /// May go back to namespaces that it leaves: those of the machine take a root of the machine.
+    pub(crate) returns: bool,
     /// May copy mounts of its own mount namespace. Who may not needs a new one for that: an ordinary
     /// user, or a root by a user namespace that still is in the mount namespace of its maker.
     pub(crate) copies_mounts: bool,
@@ -39,6 +41,7 @@ impl Rights {
         let first = in_first_user_namespace();
         Ok(Rights {
             administers,
+            returns: administers && first,
             copies_mounts: administers && (first || can_copy_a_mount()),
             makes_nodes: first && has(CapabilitySet::MKNOD),
             maps_ids: has(CapabilitySet::SETUID | CapabilitySet::SETGID),

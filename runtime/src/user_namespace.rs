@@ -160,6 +160,7 @@ mod tests {
     fn check_way(maps_ids: bool, host_id: u32, size: u32, expect: Way) {
         let rights = Rights {
             administers: false,
+            returns: false,
             copies_mounts: false,
             makes_nodes: false,
             maps_ids,

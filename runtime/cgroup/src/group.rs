@@ -210,6 +210,19 @@ impl Group {
             .try_for_each(|dir| dir.write("cgroup.procs", &pid))
     }
 
+    /// Has systemd move a process into the group, for a user who may not do that (a session of an
+    /// ordinary user lies outside of what that user's systemd was given).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unit`] and [`Error::Bus`]; as [`Group::enter`] where systemd does not make the group.
+    pub fn attach(&self, process: i32) -> Result<(), Error> {
+        match &self.unit {
+            Some(unit) => unit.attach(process),
+            None => self.enter(process),
+        }
+    }
+
     /// Files through which a process with one thread moves itself in, by writing `0` to each: much
     /// faster than [`Group::enter`] on v1, where moving another process waits for the whole
     /// machine's threads to pass a barrier, once for each hierarchy. Close-on-exec.

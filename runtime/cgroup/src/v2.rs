@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 use rustix::io::Errno;
 
 use crate::dir::Dir;
-use crate::{Error, convert};
+use crate::{Error, convert, signal};
 
 /// `cpu.max` without a period (the kernel's default).
 const DEFAULT_PERIOD: u64 = 100_000;
@@ -39,10 +39,12 @@ fn enable_controllers(parent: &Dir) -> Result<(), Error> {
         .filter(|name| !given.split_whitespace().any(|other| other == *name))
         .map(|name| format!("+{name}"))
         .collect();
-    if missing.is_empty()
-        || parent
-            .write("cgroup.subtree_control", &missing.join(" "))
-            .is_ok()
+    if missing.is_empty() || is_in_use(parent)? {
+        return Ok(());
+    }
+    if parent
+        .write("cgroup.subtree_control", &missing.join(" "))
+        .is_ok()
     {
         return Ok(());
     }
@@ -53,6 +55,13 @@ fn enable_controllers(parent: &Dir) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether the group has processes of its own. It then would take the threaded controllers and become
+/// the root of a threaded subtree, and the groups below it would take no processes any more
+/// (Documentation/admin-guide/cgroup-v2.rst, "Threads"). The first group of all is exempt.
+fn is_in_use(dir: &Dir) -> Result<bool, Error> {
+    Ok(dir.has("cgroup.type")? && !signal::own_procs(dir)?.is_empty())
 }
 
 /// One write to a file of the group.

@@ -152,10 +152,12 @@ fn arrive(errand: &Errand<'_>, first: &FirstErrand<'_>) -> Result<()> {
         errand.sync.wait_for_go()?;
     }
     if !rights.administers {
-        // Both are files of procfs that are only its own while it can be traced.
+        // A file of procfs is only its own while it can be traced; so is that of the clocks.
         if let Some(warning) = process_limits::set_own_badness(errand.process)? {
             errand.sync.tell(&Message::Warning(warning))?;
         }
+    }
+    if !rights.returns {
         launch::own_time_namespace(&plan.namespaces)?;
     }
     process::be_untraceable()?;

@@ -163,6 +163,22 @@ impl Unit {
         properties
     }
 
+    /// Moves a process of the same user into the unit, which a manager may where the user may not: the
+    /// nearest group that holds the old place and the new one need not be the user's.
+    pub(crate) fn attach(&self, process: i32) -> Result<(), Error> {
+        let process = u32::try_from(process).into_iter().map(Value::U32);
+        let body = [
+            Value::text(self.name()),
+            // Not to one of the groups below the unit's.
+            Value::text(""),
+            Value::Array("u".to_owned(), process.collect()),
+        ];
+        let mut bus = self.manager.connect()?;
+        bus.manager("AttachProcessesToUnit", &body)
+            .map(drop)
+            .map_err(|error| self.explain("move a process to", error))
+    }
+
     /// Ends the unit with all processes in it; returns when it has ended. One that is gone has.
     pub(crate) fn stop(&self) -> Result<(), Error> {
         let mut bus = self.manager.connect()?;
