@@ -356,6 +356,24 @@ impl ContainerGroup {
         self.each("kill the container's processes", Group::kill)
     }
 
+    /// Lets process `pid` go on if somebody has moved it into another group of v1 and frozen that:
+    /// it would not see a signal. Whoever kills has the last word.
+    pub(crate) fn thaw_elsewhere(&self, pid: i32) {
+        let Some(own) = self.paths().remove("freezer") else {
+            return;
+        };
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let Some(other) = freezer_of(&groups, &own).filter(|other| *other != own) else {
+            return;
+        };
+        let file = other.join("freezer.state");
+        let frozen = std::fs::read_to_string(&file).is_ok_and(|state| state.trim() != "THAWED");
+        if frozen {
+            // If this fails, so does the wait for the end, which says so.
+            let _thawed = std::fs::write(&file, "THAWED");
+        }
+    }
+
     /// Its processes.
     pub(crate) fn processes(&self) -> Result<Vec<i32>> {
         self.each("list the container's processes", Group::procs)
@@ -439,6 +457,17 @@ fn joined(group: &Path, below: &str) -> Result<PathBuf> {
     }
 }
 
+/// The folder of the freezer group that the text of `/proc/PID/cgroup` names, beside `own`.
+fn freezer_of(groups: &str, own: &Path) -> Option<PathBuf> {
+    let hierarchy = own.strip_prefix(UNIFIED).ok()?.components().next()?;
+    let path = groups.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+        let is_freezer = controllers.split(',').any(|name| name == "freezer");
+        is_freezer.then_some(path)
+    })?;
+    Some(Path::new(UNIFIED).join(hierarchy).join(path))
+}
+
 /// The way into the v2 group that process `pid` is in.
 pub(crate) fn of_process(pid: i32) -> Result<Entrance> {
     let path = format!("/proc/{pid}/cgroup");
@@ -449,11 +478,18 @@ pub(crate) fn of_process(pid: i32) -> Result<Entrance> {
     ContainerGroup::open(&paths, None)?.entrance()
 }
 
-/// Where v2 is mounted.
+/// Where v2 is mounted, and each v1 hierarchy below.
 const UNIFIED: &str = "/sys/fs/cgroup";
 
-/// The last part of the mount point: `cpu,cpuacct` of `/sys/fs/cgroup/cpu,cpuacct/a/b` with `/a/b`.
+/// The name below `/sys/fs/cgroup`, where hierarchies are as a rule; else the last part of the mount
+/// point: `cpu,cpuacct` of `/sys/fs/cgroup/cpu,cpuacct/a/b` with `/a/b`.
 fn hierarchy_name(folder: &Path, path: &str) -> String {
+    if let Some(name) = folder.strip_prefix(UNIFIED).ok().and_then(|rest| {
+        let first = rest.components().next()?;
+        Some(first.as_os_str().to_string_lossy().into_owned())
+    }) {
+        return name;
+    }
     let depth = Path::new(path)
         .components()
         .filter(|part| matches!(part, std::path::Component::Normal(_)));
@@ -502,8 +538,23 @@ mod tests {
     }
 
     #[test]
+    fn the_freezer_of_a_process_is_found() {
+        let own = Path::new("/sys/fs/cgroup/freezer/a");
+        let text = "7:cpu,cpuacct:/x\n5:freezer:/frozen/b\n0::/";
+        let found = freezer_of(text, own).unwrap();
+        assert_eq!(found, Path::new("/sys/fs/cgroup/freezer/frozen/b"));
+        assert!(freezer_of("0::/a", own).is_none());
+    }
+
+    #[test]
     fn a_hierarchy_is_named_after_its_mount_point() {
         check("/sys/fs/cgroup/cpu,cpuacct/a/b", "/a/b", "cpu,cpuacct");
         check("/sys/fs/cgroup/memory/a", "a/", "memory");
+        check(
+            "/sys/fs/cgroup/pids/system.slice/a.scope",
+            "system.slice:a:b",
+            "pids",
+        );
+        check("/cgroups/memory/a", "a/", "memory");
     }
 }

@@ -150,6 +150,9 @@ impl Container {
             return Ok(());
         }
         let group = self.group()?;
+        if handle.is_some() {
+            group.thaw_elsewhere(self.state.init_process_pid);
+        }
         // A frozen process does not see its signal (v1), and processes beside the first one live on
         // if they share the host's process ids.
         group.kill()?;

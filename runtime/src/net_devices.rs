@@ -24,6 +24,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 const IFF_UP: u32 = 1;
 /// Somebody gave it; others come from routers and end with their lease.
@@ -72,6 +73,7 @@ struct Address {
     /// Of the other end where there are just two, else the address itself.
     peer: Vec<u8>,
     local: Vec<u8>,
+    broadcast: Option<Vec<u8>>,
 }
 
 /// Takes a link down and out; gives the addresses that it had. Name and namespace change at once,
@@ -113,6 +115,9 @@ fn new_address(index: u32, address: &Address) -> Message {
     message
         .put(IFA_LOCAL, &address.local)
         .put(IFA_ADDRESS, &address.peer);
+    if let Some(broadcast) = &address.broadcast {
+        message.put(IFA_BROADCAST, broadcast);
+    }
     message
 }
 
@@ -151,6 +156,7 @@ fn lasting(payload: &[u8], index: u32) -> Option<Address> {
         prefix,
         peer,
         local,
+        broadcast: attribute(body, IFA_BROADCAST).map(<[u8]>::to_vec),
     })
 }
 
@@ -185,6 +191,7 @@ mod tests {
             prefix: 64,
             peer: vec![1; 16],
             local: vec![2; 16],
+            broadcast: Some(vec![3; 16]),
         };
         let bytes = new_address(3, &address).finish(1);
         let mut payload = messages(&bytes).next().unwrap().payload.to_vec();

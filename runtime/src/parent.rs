@@ -16,7 +16,7 @@ use crate::hooks::{self, Hook, HookState, HostHooks};
 use crate::init::{self, Errand, FirstErrand};
 use crate::launch::{self, Child};
 use crate::plan::{self, Choices, HostFacts, InitPlan, NamespaceKind};
-use crate::prepare::{self, CgroupFolders, Joined, Sources};
+use crate::prepare::{self, Folders, Joined, Sources};
 use crate::reap::reap;
 use crate::rights::Rights;
 use crate::spec::Spec;
@@ -280,22 +280,33 @@ impl Maker<'_> {
         if !self.rights.copies_mounts {
             return Ok(None);
         }
-        prepare::sources(self.plan, &self.rights, CgroupFolders { own: folders }).map(Some)
+        let groups_made = !self.group.needs_process();
+        let folders = self.folders(folders, groups_made);
+        prepare::sources(self.plan, &self.rights, &folders).map(Some)
+    }
+
+    fn folders<'f>(&'f self, groups: &'f [(String, PathBuf)], groups_made: bool) -> Folders<'f> {
+        Folders {
+            groups,
+            groups_made,
+            nodes: self.folder.path().join("nodes"),
+        }
     }
 
     /// Makes the control group with its limits, unless that takes a process. Gives the folders
     /// that a mount of type cgroup shows.
     pub(crate) fn make_group(&self) -> Result<Vec<(String, PathBuf)>> {
+        let path = self.cgroup_path.unwrap_or(self.request.id);
+        let folders = self.group.mount_folders(path);
         if self.group.needs_process() {
-            return Ok(Vec::new());
+            return Ok(folders);
         }
         self.group.create()?;
         // Before anybody is in it: on v1 device rules begin with denying everything, and the child
         // must not try to make its nodes at that moment.
         self.group.apply(self.resources())?;
         self.delegate_group()?;
-        let path = self.cgroup_path.unwrap_or(self.request.id);
-        Ok(self.group.mount_folders(path))
+        Ok(folders)
     }
 
     /// The child's way into the group.
@@ -366,7 +377,7 @@ impl Maker<'_> {
             plan: self.plan,
             rights: self.rights,
             sources: fds.sources,
-            cgroup: CgroupFolders { own: fds.folders },
+            folders: self.folders(fds.folders, true),
             joined: fds.joined,
             gate: fds.gate,
             errands_on_host: !self.plan.net_devices.is_empty() || !hooks.host.is_empty(),
@@ -430,6 +441,7 @@ impl Maker<'_> {
                 }
                 Some(Message::Ready) => {
                     debug("child process in init()");
+                    prepare::forget_nodes(self.plan, &self.folders(&[], true))?;
                     self.limit(child)?;
                     self.folder.publish()?;
                     ready = true;

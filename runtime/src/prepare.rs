@@ -11,14 +11,18 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstat, fstatfs, open, statx};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, chmodat, chownat, fstat, fstatfs,
+    makedev, mkdirat, mknodat, open, statx,
+};
 use rustix::mount::{OpenTreeFlags, open_tree};
-use sys::mount::{MountAttr, mount_map_ids, mount_setattr};
+use sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY, mount_map_ids, mount_setattr};
 
 use crate::failure::{Attempt, Failure, Result};
 use crate::init::walk;
-use crate::plan::{InitPlan, Mount, NamespaceKind, Source};
+use crate::plan::{Device, DeviceKind, InitPlan, Mount, NamespaceKind, Source};
 use crate::rights::Rights;
+use crate::spec::RawIdMap;
 use crate::user_namespace;
 
 /// Opened sources of one mount.
@@ -29,6 +33,8 @@ pub(crate) enum Opened {
     Tree(OwnedFd),
     /// Folder name below the mount, detached tree.
     Folders(Vec<(String, OwnedFd)>),
+    /// The same as paths: for the child to open, once systemd has made them.
+    Unmade(Vec<(String, PathBuf)>),
 }
 
 /// Everything that the child gets.
@@ -93,11 +99,16 @@ impl ProcRoot {
     }
 }
 
-/// The container's control groups, for mounts of type cgroup.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CgroupFolders<'a> {
-    /// Name below a v1 mount and the container's folder; on v2 one entry.
-    pub(crate) own: &'a [(String, PathBuf)],
+/// Folders of the host that are the container's.
+#[derive(Clone, Debug)]
+pub(crate) struct Folders<'a> {
+    /// Its control groups, for mounts of type cgroup: name below a v1 mount and the folder; on v2
+    /// one entry.
+    pub(crate) groups: &'a [(String, PathBuf)],
+    /// They exist already.
+    pub(crate) groups_made: bool,
+    /// In its state: nodes, until they are bound, for their names must last until then.
+    pub(crate) nodes: PathBuf,
 }
 
 /// A detached copy of the mount at `path`, with those below it if `recursive`.
@@ -116,12 +127,12 @@ pub(crate) fn tree(base: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result
 pub(crate) fn sources(
     plan: &InitPlan<'_>,
     rights: &Rights,
-    cgroup: CgroupFolders<'_>,
+    folders: &Folders<'_>,
 ) -> Result<Sources> {
     let private_cgroups = plan.namespaces.has(NamespaceKind::Cgroup);
     let mut mounts = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
-        mounts.push(opened(plan, rights, mount, cgroup, private_cgroups)?);
+        mounts.push(opened(plan, rights, mount, folders, private_cgroups)?);
     }
     let needs_proc = !plan.sysctls.is_empty()
         || plan.process.apparmor_profile.is_some()
@@ -129,7 +140,7 @@ pub(crate) fn sources(
     Ok(Sources {
         rootfs: rootfs(plan)?,
         mounts,
-        devices: devices(plan)?,
+        devices: devices(plan, &folders.nodes)?,
         null: if plan.masked_paths.is_empty() {
             None
         } else {
@@ -174,7 +185,7 @@ fn opened(
     plan: &InitPlan<'_>,
     rights: &Rights,
     mount: &Mount<'_>,
-    cgroup: CgroupFolders<'_>,
+    folders: &Folders<'_>,
     private_cgroups: bool,
 ) -> Result<Opened> {
     match &mount.source {
@@ -182,20 +193,27 @@ fn opened(
             let tree = bind(plan, rights, mount, (path, *recursive))?;
             Ok(Opened::Tree(tree))
         }
-        Source::CgroupV2 if private_cgroups => match cgroup.own {
+        Source::CgroupV2 if private_cgroups && folders.groups_made => match folders.groups {
             [(_, folder), ..] => Ok(Opened::Tree(attributed(mount, tree(CWD, folder, false)?)?)),
             [] => Ok(Opened::Later),
         },
-        Source::CgroupV1 => {
-            let open = |(name, folder): &(String, PathBuf)| {
-                Ok((name.clone(), attributed(mount, tree(CWD, folder, false)?)?))
-            };
-            Ok(Opened::Folders(
-                cgroup.own.iter().map(open).collect::<Result<_>>()?,
-            ))
+        Source::CgroupV1 if folders.groups_made => {
+            Ok(Opened::Folders(cgroup_folders(mount, folders.groups)?))
         }
+        Source::CgroupV1 => Ok(Opened::Unmade(folders.groups.to_vec())),
         _ => Ok(Opened::Later),
     }
+}
+
+/// One tree for each v1 hierarchy.
+pub(crate) fn cgroup_folders(
+    mount: &Mount<'_>,
+    groups: &[(String, PathBuf)],
+) -> Result<Vec<(String, OwnedFd)>> {
+    let open = |(name, folder): &(String, PathBuf)| {
+        Ok((name.clone(), attributed(mount, tree(CWD, folder, false)?)?))
+    };
+    groups.iter().map(open).collect()
 }
 
 fn bind(
@@ -249,11 +267,79 @@ fn null() -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn devices(plan: &InitPlan<'_>) -> Result<Vec<OwnedFd>> {
+/// Trees of one node each.
+fn devices(plan: &InitPlan<'_>, nodes: &Path) -> Result<Vec<OwnedFd>> {
     let bound = plan.devices.iter().flatten().filter(|device| device.bind);
+    if bound.clone().any(|device| device.made) {
+        // Nobody else may reach them, whatever their own modes are.
+        mkdirat(CWD, nodes, Mode::RWXU).attempt(|| format!("make {nodes:?}"))?;
+    }
     bound
-        .map(|device| tree(CWD, Path::new(device.path), false))
+        .enumerate()
+        .map(|(number, device)| {
+            let what = || format!("set the attributes of {:?}", device.path);
+            let (node, clear) = if device.made {
+                // The state may lie where nodes do not count.
+                (
+                    make_node(plan, device, &nodes.join(number.to_string()))?,
+                    NODEV | RDONLY,
+                )
+            } else {
+                (tree(CWD, Path::new(device.path), false)?, 0)
+            };
+            let attr = MountAttr {
+                set: NOSUID | NOEXEC,
+                clear,
+                propagation: 0,
+            };
+            mount_setattr(node.as_fd(), false, attr).attempt(what)?;
+            Ok(node)
+        })
         .collect()
+}
+
+/// A node as the configuration wants it: who is root only of a user namespace cannot make one.
+fn make_node(plan: &InitPlan<'_>, device: &Device<'_>, path: &Path) -> Result<OwnedFd> {
+    let what = || format!("make device {:?}", device.path);
+    let maps = &plan.namespaces;
+    let uid = on_host(&maps.uid_maps, device.uid).ok_or_else(|| unmapped(device, "uid"))?;
+    let gid = on_host(&maps.gid_maps, device.gid).ok_or_else(|| unmapped(device, "gid"))?;
+    let kind = match device.kind {
+        DeviceKind::Block => FileType::BlockDevice,
+        _ => FileType::CharacterDevice,
+    };
+    let number = makedev(device.major, device.minor);
+    mknodat(CWD, path, kind, Mode::empty(), number).attempt(what)?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).attempt(what)?;
+    // mknod(2) applies the umask.
+    let mode = Mode::from_raw_mode(device.mode);
+    chmodat(CWD, path, mode, AtFlags::empty()).attempt(what)?;
+    tree(CWD, path, false)
+}
+
+/// Takes the names of bound nodes away.
+pub(crate) fn forget_nodes(plan: &InitPlan<'_>, folders: &Folders<'_>) -> Result<()> {
+    if !plan.devices.iter().flatten().any(|device| device.made) {
+        return Ok(());
+    }
+    let nodes = &folders.nodes;
+    std::fs::remove_dir_all(nodes).attempt(|| format!("remove {nodes:?}"))
+}
+
+fn unmapped(device: &Device<'_>, what: &str) -> Failure {
+    Failure::new(format!(
+        "device {:?}: its {what} is not in the user namespace",
+        device.path
+    ))
+}
+
+/// The id that the host has for one of a user namespace.
+fn on_host(maps: &[RawIdMap], id: u32) -> Option<u32> {
+    maps.iter().find_map(|map| {
+        let offset = id.checked_sub(map.container_id)?;
+        (offset < map.size).then(|| map.host_id.checked_add(offset))?
+    })
 }
 
 /// Opens the namespaces to join.
@@ -264,4 +350,23 @@ pub(crate) fn joined(plan: &InitPlan<'_>) -> Result<Joined> {
         Ok((kind, fd))
     };
     plan.namespaces.all_joined().map(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_found_in_its_range() {
+        let map = |container_id, host_id, size| RawIdMap {
+            container_id,
+            host_id,
+            size,
+        };
+        let maps = [map(0, 100, 10), map(10, 5000, 5)];
+        for (id, expect) in [(0, Some(100)), (9, Some(109)), (12, Some(5002)), (15, None)] {
+            assert_eq!(on_host(&maps, id), expect, "{id}");
+        }
+        assert_eq!(on_host(&[map(0, u32::MAX, 2)], 1), None);
+    }
 }

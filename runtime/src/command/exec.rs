@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::failure::{Attempt, Failure, Result, because};
 use crate::filter::Filter;
 use crate::joiner::{self, Joining};
-use crate::plan::{self, capability_bit};
+use crate::plan;
 use crate::rights::Rights;
 use crate::spec::{Process, Text};
 use crate::terminal::{self, Console};
@@ -140,7 +140,7 @@ fn adjusted<'a>(
         process.no_new_privileges = set == "true";
     }
     for name in values.all("cap") {
-        add_capability(&mut process, name)?;
+        add_capability(&mut process, name);
     }
     if let Some(user) = values.text("user") {
         (process.user.uid, process.user.gid) = parse_user(user, process.user.gid)?;
@@ -151,15 +151,12 @@ fn adjusted<'a>(
     Ok(process)
 }
 
-fn add_capability(process: &mut Process<'_>, name: &str) -> Result<()> {
-    if capability_bit(name).is_none() {
-        return Err(Failure::new(format!("unknown capability {name:?}")));
-    }
+/// A name that nobody knows is left out with a warning, as in a configuration.
+fn add_capability(process: &mut Process<'_>, name: &str) {
     let sets = process.capabilities.get_or_insert_default();
     for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
         set.push(Text::from(name.to_owned()));
     }
-    Ok(())
 }
 
 /// `UID[:GID]`, digits only: what cannot be read must not become root.

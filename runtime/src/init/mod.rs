@@ -31,7 +31,7 @@ use crate::failure::{Attempt, Failure, Result};
 use crate::filter::Filter;
 use crate::hooks::{self, Hook, HookState};
 use crate::plan::{InitPlan, NamespaceKind, Nature, ProcessPlan};
-use crate::prepare::{self, CgroupFolders, Joined, ProcRoot, Sources};
+use crate::prepare::{self, Folders, Joined, ProcRoot, Sources};
 use crate::rights::Rights;
 use crate::sync::{ChildEnd, Message};
 use crate::{launch, process_limits};
@@ -65,7 +65,7 @@ pub(crate) struct FirstErrand<'a> {
     /// `None`: its maker could not open them, so it does.
     pub(crate) sources: Option<&'a Sources>,
     /// For what it opens itself.
-    pub(crate) cgroup: CgroupFolders<'a>,
+    pub(crate) folders: Folders<'a>,
     pub(crate) joined: &'a Joined,
     /// Blocks until `start` writes a byte.
     pub(crate) gate: &'a OwnedFd,
@@ -86,7 +86,7 @@ pub(crate) fn first(errand: Errand<'_>, first: &FirstErrand<'_>) -> ! {
         let sources = match first.sources {
             Some(sources) => sources,
             None => {
-                own = prepare::sources(first.plan, &first.rights, first.cgroup)?;
+                own = prepare::sources(first.plan, &first.rights, &first.folders)?;
                 &own
             }
         };

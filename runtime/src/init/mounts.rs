@@ -15,7 +15,7 @@ use sys::mount::{MountAttr, RDONLY, mount_setattr};
 use super::rooted;
 use crate::failure::{Attempt, Failure, Result};
 use crate::plan::{InitPlan, Mount, Source};
-use crate::prepare::{Opened, Sources, tree};
+use crate::prepare::{Opened, Sources, cgroup_folders, tree};
 
 /// Longest value that fsconfig(2) takes as a string.
 const MAX_VALUE: usize = 255;
@@ -43,6 +43,9 @@ fn make(root: BorrowedFd<'_>, mount: &Mount<'_>, opened: &Opened, label: &str) -
             attach(tree.as_fd(), target.as_fd(), mount.destination)
         }
         (Source::CgroupV1, Opened::Folders(folders)) => cgroup_v1(root, mount, folders),
+        (Source::CgroupV1, Opened::Unmade(groups)) => {
+            cgroup_v1(root, mount, &cgroup_folders(mount, groups)?)
+        }
         (Source::CgroupV2, _) => filesystem(root, mount, "cgroup2", "cgroup2", &[], label),
         (Source::Remount { data }, _) => remount(root, mount, data),
         (Source::Filesystem { kind, source, data }, _) => {

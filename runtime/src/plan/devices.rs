@@ -23,8 +23,10 @@ pub(crate) struct Device<'a> {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Bind the host's node of the same name, because making one is not permitted.
+    /// Bind a node, the host's of the same name, because making one is not permitted.
     pub(crate) bind: bool,
+    /// What is bound is made for that, by who may: the host's may have another name, owner or mode.
+    pub(crate) made: bool,
 }
 
 /// runtime-spec, "Default Devices"; console and ptmx come with the terminal and devpts.
@@ -58,10 +60,11 @@ pub(super) fn plan<'a>(
         return Ok(None);
     }
     let bind = namespaces.has(Kind::User) || !facts.may_make_nodes;
+    let made = namespaces.is_new(Kind::User) && facts.may_make_nodes;
     let given = spec.linux.as_ref().map_or(&[][..], |linux| &linux.devices);
     let mut devices: Vec<Device<'a>> = given
         .iter()
-        .map(|raw| device(raw, bind))
+        .map(|raw| device(raw, bind, made))
         .collect::<Result<_>>()?;
     for (path, major, minor) in DEFAULTS {
         if !devices.iter().any(|device| device.path == path) {
@@ -75,13 +78,14 @@ pub(super) fn plan<'a>(
                 uid: 0,
                 gid: 0,
                 bind,
+                made: false,
             });
         }
     }
     Ok(Some(devices))
 }
 
-fn device<'a>(raw: &'a RawDevice<'a>, bind: bool) -> Result<Device<'a>> {
+fn device<'a>(raw: &'a RawDevice<'a>, bind: bool, made: bool) -> Result<Device<'a>> {
     let path = raw.path.as_str();
     let kind = match raw.kind.as_str() {
         "c" | "u" => DeviceKind::Character,
@@ -112,6 +116,7 @@ fn device<'a>(raw: &'a RawDevice<'a>, bind: bool) -> Result<Device<'a>> {
         uid: raw.uid.unwrap_or(0),
         gid: raw.gid.unwrap_or(0),
         bind: bind && !fifo,
+        made: made && bind && !fifo,
     })
 }
 

@@ -18,7 +18,7 @@ mod sysctl;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use capabilities::{CapabilityPlan, NAMES as CAPABILITY_NAMES, bit as capability_bit};
+pub(crate) use capabilities::{CapabilityPlan, NAMES as CAPABILITY_NAMES};
 pub(crate) use devices::{Device, DeviceKind};
 pub(crate) use identity::Identity;
 pub(crate) use mount_options::{Options as MountOptions, names as mount_option_names};

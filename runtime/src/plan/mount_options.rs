@@ -82,7 +82,7 @@ const TABLE: [(&str, Effect); 42] = [
 ];
 
 /// Attributes of a mount and of all mounts below it.
-const RECURSIVE: [(&str, Effect); 15] = [
+const RECURSIVE: [(&str, Effect); 18] = [
     ("rro", Effect::Set(RDONLY)),
     ("rrw", Effect::Clear(RDONLY)),
     ("rnosuid", Effect::Set(NOSUID)),
@@ -94,8 +94,11 @@ const RECURSIVE: [(&str, Effect); 15] = [
     ("rnodiratime", Effect::Set(NODIRATIME)),
     ("rdiratime", Effect::Clear(NODIRATIME)),
     ("rrelatime", Effect::Atime(0)),
+    ("rnorelatime", Effect::Nothing),
+    ("ratime", Effect::Atime(0)),
     ("rnoatime", Effect::Atime(NOATIME)),
     ("rstrictatime", Effect::Atime(STRICTATIME)),
+    ("rnostrictatime", Effect::Nothing),
     ("rnosymfollow", Effect::Set(NOSYMFOLLOW)),
     ("rsymfollow", Effect::Clear(NOSYMFOLLOW)),
 ];

@@ -96,3 +96,26 @@ fn what_cannot_be_executed() {
     b.wrun(&["exec", &b.id]).fails("args");
     assert_eq!(b.status(), "running");
 }
+
+#[test]
+fn a_capability_that_nobody_knows_is_left_out() {
+    let Some(mut b) = bundle() else { return };
+    b.spec["process"]["capabilities"] = json!({});
+    b.start_sleeping();
+    let of = |name: &str| {
+        let args = [
+            "exec",
+            "-c",
+            name,
+            &b.id,
+            "grep",
+            "CapEff",
+            "/proc/self/status",
+        ];
+        b.wrun(&args).ok()
+    };
+    let said = of("CAP_MOON");
+    assert!(said.out.ends_with("0000000000000000\n"), "{said:?}");
+    assert!(said.err.contains("CAP_MOON"), "{said:?}");
+    assert!(of("CAP_KILL").out.ends_with("0000000000000020\n"));
+}

@@ -303,3 +303,30 @@ fn two_starts_and_two_deletes_at_once_have_one_winner() {
     assert_eq!(race(&["delete", &b.id]), 1);
     b.assert_nothing_left();
 }
+
+/// Somebody else's frozen group, which goes with the test.
+struct Frozen(std::path::PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _thawed = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        let _gone = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_container_in_a_foreign_frozen_group_is_deleted() {
+    let Some(mut b) = bundle() else { return };
+    let hierarchy = std::path::Path::new("/sys/fs/cgroup/freezer");
+    if !hierarchy.join("cgroup.procs").exists() {
+        println!("skipped: needs the v1 freezer");
+        return;
+    }
+    b.start_sleeping();
+    let other = Frozen(hierarchy.join(format!("wrun-test-{}", b.id)));
+    std::fs::create_dir(&other.0).unwrap();
+    std::fs::write(other.0.join("tasks"), b.pid().to_string()).unwrap();
+    std::fs::write(other.0.join("freezer.state"), "FROZEN").unwrap();
+    b.wrun(&["delete", "-f", &b.id]).ok();
+    b.assert_nothing_left();
+}

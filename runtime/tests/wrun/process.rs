@@ -233,3 +233,35 @@ fn ids_of_a_bind_are_mapped() {
     }
     assert_eq!(said.out, "70000\n", "{said:?}");
 }
+
+#[test]
+fn devices_of_a_user_namespace_are_as_configured() {
+    let Some(mut b) = bundle() else { return };
+    let spaces = b.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    spaces.push(json!({ "type": "user" }));
+    let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    b.spec["linux"]["uidMappings"] = map.clone();
+    b.spec["linux"]["gidMappings"] = map;
+    b.spec["linux"]["devices"] = json!([
+        { "path": "/dev/elsewhere", "type": "c", "major": 1, "minor": 5,
+          "uid": 7, "gid": 8, "fileMode": 0o644 },
+    ]);
+    b.own_rootfs(100_000);
+    crate::harness::program("chmod")
+        .arg("755")
+        .arg(b.dir.path())
+        .status()
+        .unwrap();
+    let script = "stat -c '%u %g %a %t %T' /dev/elsewhere
+        head -c 3 /dev/elsewhere | wc -c
+        grep -E ' /dev/(elsewhere|zero) ' /proc/self/mountinfo";
+    let said = b.script(script).run().ok();
+    assert!(said.out.starts_with("7 8 644 1 5\n3\n"), "{said:?}");
+    for line in said.out.lines().skip(2) {
+        assert!(line.contains("nosuid") && line.contains("noexec"), "{line}");
+        assert!(!line.contains("nodev"), "{line}");
+    }
+    b.assert_nothing_left();
+    b.spec["linux"]["devices"][0]["uid"] = json!(70_000);
+    b.run().fails("its uid is not in the user namespace");
+}
