@@ -19,6 +19,7 @@ mod overwriting;
 mod process;
 mod rootless;
 mod rootless_groups;
+mod rows;
 mod safety;
 mod scheduling;
 mod seccomp;
