@@ -17,6 +17,23 @@ use crate::Error;
 /// kilobytes, `cgroup.procs` about eight bytes a process.
 const MAX_FILE: usize = 4 << 20;
 
+/// What is asked for at once: the whole of most files.
+const CHUNK: usize = 4096;
+
+/// Everything in an open file; not more than [`MAX_FILE`].
+pub(crate) fn read_all(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::with_capacity(CHUNK);
+    loop {
+        match rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) if bytes.len() > MAX_FILE => return Err(Errno::FBIG),
+            Ok(_) => bytes.reserve(CHUNK),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 /// A group's directory in one hierarchy.
 #[derive(Debug)]
 pub(crate) struct Dir {
@@ -49,39 +66,36 @@ impl Dir {
 
     /// Writes `value` in one call, which is how the kernel takes it.
     pub(crate) fn write(&self, file: &str, value: &str) -> Result<(), Error> {
-        let failed = |source| Error::Write {
+        self.write_each(file, &[value])
+    }
+
+    /// Writes each of `values` in a call of its own to a file that takes one after the other.
+    pub(crate) fn write_each(&self, file: &str, values: &[impl AsRef<str>]) -> Result<(), Error> {
+        let Some(first) = values.first() else {
+            return Ok(());
+        };
+        let failed = |value: &str, source| Error::Write {
             path: self.path.join(file),
             value: value.to_owned(),
             source,
         };
-        let open = fs::openat(
-            self.fd()?,
-            file,
-            OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(failed)?;
-        let written = rustix::io::retry_on_intr(|| rustix::io::write(&open, value.as_bytes()));
-        match written.map_err(failed)? {
-            all if all == value.len() => Ok(()),
-            _ => Err(failed(Errno::IO)),
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let open = fs::openat(self.fd()?, file, flags, Mode::empty())
+            .map_err(|source| failed(first.as_ref(), source))?;
+        for value in values.iter().map(AsRef::as_ref) {
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(&open, value.as_bytes()));
+            match written.map_err(|source| failed(value, source))? {
+                all if all == value.len() => {}
+                _ => return Err(failed(value, Errno::IO)),
+            }
         }
+        Ok(())
     }
 
     /// The whole of a file.
     pub(crate) fn read(&self, file: &str) -> Result<String, Error> {
-        let failed = |source| self.call("read", file, source);
         let open = self.open_file(file, OFlags::RDONLY)?;
-        let mut bytes = Vec::with_capacity(4096);
-        loop {
-            match rustix::io::read(&open, rustix::buffer::spare_capacity(&mut bytes)) {
-                Ok(0) => break,
-                Ok(_) if bytes.len() > MAX_FILE => return Err(failed(Errno::FBIG)),
-                Ok(_) => bytes.reserve(4096),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
+        let bytes = read_all(&open).map_err(|source| self.call("read", file, source))?;
         String::from_utf8(bytes).map_err(|_not_text| Error::Format {
             path: self.path.join(file),
             reason: "not text",
@@ -105,8 +119,13 @@ impl Dir {
     }
 
     pub(crate) fn open_file(&self, file: &str, flags: OFlags) -> Result<OwnedFd, Error> {
-        fs::openat(self.fd()?, file, flags | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|source| self.call("open", file, source))
+        let flags = flags | OFlags::CLOEXEC;
+        match self.open.get() {
+            Some(dir) => fs::openat(dir, file, flags, Mode::empty()),
+            // One file is all that is wanted of most directories.
+            None => fs::open(self.path.join(file), flags, Mode::empty()),
+        }
+        .map_err(|source| self.call("open", file, source))
     }
 
     /// Makes the directory; says whether it is new.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
+use crate::dir::{Dir, read_all};
 use crate::group::Group;
 use crate::systemd::Unit;
-use crate::{Error, dir::Dir, permission};
+use crate::{Error, permission};
 
 /// Where v2 is mounted on every host that has only v2.
 const UNIFIED: &str = "/sys/fs/cgroup";
@@ -212,11 +213,15 @@ fn check(path: &str) -> Result<(), Error> {
 }
 
 fn read(path: &str) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|error| Error::Call {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let bytes = rustix::fs::open(path, flags, Mode::empty()).and_then(|file| read_all(&file));
+    let bytes = bytes.map_err(|source| Error::Call {
         what: "read",
         path: PathBuf::from(path),
-        source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
-    })
+        source,
+    })?;
+    // A mount point may have any bytes; those of control groups are text.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Whether this process has the rights of root on the whole machine.

@@ -51,11 +51,12 @@ fn copy_from_parent(dir: &Dir) -> Result<(), Error> {
             continue;
         };
         if own.trim().is_empty() {
-            let above = parent.read(file)?;
+            let mut above = parent.read(file)?;
             if above.trim().is_empty() {
                 copy_from_parent(&parent)?;
+                above = parent.read(file)?;
             }
-            dir.write(file, parent.read(file)?.trim())?;
+            dir.write(file, above.trim())?;
         }
     }
     Ok(())
@@ -341,10 +342,7 @@ pub(crate) fn apply_devices(dirs: &Dirs, rules: &[devices::Rule]) -> Result<(), 
     if !open_already {
         dir.write(reset, "a")?;
     }
-    lists
-        .exceptions
-        .iter()
-        .try_for_each(|line| dir.write(exception, line))
+    dir.write_each(exception, &lists.exceptions)
 }
 
 #[cfg(test)]

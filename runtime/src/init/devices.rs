@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, fstat, makedev, mknodat, symlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, makedev, mknodat, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -27,13 +27,17 @@ pub(super) fn make_all(
     planned: &[Device<'_>],
     sources: &Sources,
 ) -> Result<()> {
+    // mknod(2) applies the umask.
+    let umask = rustix::process::umask(Mode::empty());
     let mut bound = sources.devices.iter();
+    let mut folder = None;
     for device in planned {
         match device.bind.then(|| bound.next()).flatten() {
             Some(source) => bind(root, device, source)?,
-            None => node(root, device)?,
+            None => node(root, device, &mut folder)?,
         }
     }
+    rustix::process::umask(umask);
     let dev = rooted::directory(root, "/dev")?.fd;
     for (target, name) in LINKS {
         link(dev.as_fd(), target, name)?;
@@ -46,9 +50,22 @@ fn bind(root: BorrowedFd<'_>, device: &Device<'_>, source: &OwnedFd) -> Result<(
     mounts::attach(source.as_fd(), target.as_fd(), device.path)
 }
 
-fn node(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {
+/// The folder that the last node went into, and its path: as a rule that of the next one too.
+type LastFolder<'p> = Option<(&'p str, OwnedFd)>;
+
+fn node<'p>(root: BorrowedFd<'_>, device: &Device<'p>, last: &mut LastFolder<'p>) -> Result<()> {
     let what = || format!("make device {:?}", device.path);
-    let (folder, name) = rooted::parent(root, device.path)?;
+    let (above, name) = rooted::split(device.path)?;
+    let folder = match last.take() {
+        Some((path, folder)) if path == above => folder,
+        _ => rooted::directory(root, above)?.fd,
+    };
+    let made = make(folder.as_fd(), name, device).attempt(what);
+    *last = Some((above, folder));
+    made
+}
+
+fn make(folder: BorrowedFd<'_>, name: &str, device: &Device<'_>) -> std::result::Result<(), Errno> {
     let kind = match device.kind {
         DeviceKind::Character => FileType::CharacterDevice,
         DeviceKind::Block => FileType::BlockDevice,
@@ -56,24 +73,16 @@ fn node(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {
     };
     let number = makedev(device.major, device.minor);
     let mode = Mode::from_raw_mode(device.mode);
-    match mknodat(&folder, name, kind, mode, number) {
+    match mknodat(folder, name, kind, mode, number) {
         Ok(()) => {}
         // An image may bring its own; what it is does not matter to anyone but the image.
         Err(Errno::EXIST) => return Ok(()),
-        Err(error) => return Err(error).attempt(what),
+        Err(error) => return Err(error),
     }
-    // mknod(2) applies the umask.
-    chmodat(&folder, name, mode, AtFlags::empty()).attempt(what)?;
     if (device.uid, device.gid) != (0, 0) {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        chownat(
-            &folder,
-            name,
-            Some(uid),
-            Some(gid),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .attempt(what)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        chownat(folder, name, Some(uid), Some(gid), flags)?;
     }
     Ok(())
 }

@@ -294,9 +294,11 @@ fn cgroup_v1(root: BorrowedFd<'_>, mount: &Mount<'_>, folders: &[(String, OwnedF
     let base = new("tmpfs", "tmpfs", &[("mode", Some("755"))], &plain).attempt_in(path, "tmpfs")?;
     attach(base.as_fd(), target.fd.as_fd(), path)?;
     for (name, folder) in folders {
-        let below = format!("{path}/{name}");
-        let place = rooted::directory(root, &below)?;
-        attach(folder.as_fd(), place.fd.as_fd(), &below)?;
+        let what = || format!("mount on \"{path}/{name}\"");
+        // In a file system as new as this one, nothing but our own folders can be in the way.
+        mkdirat(&base, name.as_str(), Mode::from_raw_mode(0o755)).attempt(what)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(folder, "", &base, name.as_str(), flags).attempt(what)?;
         // "cpu,cpuacct" is also found under each of its names.
         for alias in name.split(',').filter(|alias| *alias != name) {
             symlinkat(name.as_str(), &base, alias).attempt(|| format!("link {path:?}/{alias}"))?;

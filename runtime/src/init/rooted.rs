@@ -50,9 +50,30 @@ pub(crate) struct Directory {
 pub(crate) fn directory(root: BorrowedFd<'_>, path: &str) -> Result<Directory> {
     match open(root, path, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(fd) => Ok(Directory { fd, made: false }),
-        Err(Errno::NOENT) => make_directories(root, path),
+        Err(Errno::NOENT) => match make_last(root, path) {
+            Some(fd) => Ok(Directory { fd, made: true }),
+            None => make_directories(root, path),
+        },
         Err(error) => Err(error).attempt(|| format!("open folder {path:?} in the container")),
     }
+}
+
+/// Makes a folder of which only the last part is missing, which is nearly always so. Whatever is in
+/// the way is left to [`make_directories`].
+fn make_last(root: BorrowedFd<'_>, path: &str) -> Option<OwnedFd> {
+    let (above, name) = split(path).ok()?;
+    let above = open(root, above, OFlags::PATH | OFlags::DIRECTORY).ok()?;
+    make_one(above.as_fd(), name).ok()
+}
+
+/// What is above the last part of a path, and that part, which must be a name.
+pub(crate) fn split(path: &str) -> Result<(&str, &str)> {
+    let clean = path.trim_end_matches('/');
+    let (above, name) = clean.rsplit_once('/').unwrap_or(("", clean));
+    if matches!(name, "" | "." | "..") {
+        return Err(Failure::new(format!("{path:?} does not name a file")));
+    }
+    Ok((above, name))
 }
 
 fn make_directories(root: BorrowedFd<'_>, path: &str) -> Result<Directory> {
@@ -118,11 +139,7 @@ fn link_target(parent: BorrowedFd<'_>, name: &str) -> std::io::Result<String> {
 
 /// The parent folder of `path` (made if missing) and the last part of the path.
 pub(crate) fn parent<'p>(root: BorrowedFd<'_>, path: &'p str) -> Result<(OwnedFd, &'p str)> {
-    let clean = path.trim_end_matches('/');
-    let (above, name) = clean.rsplit_once('/').unwrap_or(("", clean));
-    if matches!(name, "" | "." | "..") {
-        return Err(Failure::new(format!("{path:?} does not name a file")));
-    }
+    let (above, name) = split(path)?;
     Ok((directory(root, above)?.fd, name))
 }
 
