@@ -105,6 +105,9 @@ pub(crate) enum Kind {
 /// Writes a bundle that runs `program` below `work`.
 pub(crate) fn write(work: &Path, kind: Kind, program: &str) -> anyhow::Result<PathBuf> {
     let bundle = work.join(format!("{kind:?}-{program}").to_lowercase());
+    if bundle.exists() {
+        return Ok(bundle);
+    }
     let bin = bundle.join("rootfs/bin");
     fs::create_dir_all(&bin).with_context(|| format!("create {}", bin.display()))?;
     for folder in ["dev", "etc", "proc", "sys", "tmp"] {
@@ -117,6 +120,14 @@ pub(crate) fn write(work: &Path, kind: Kind, program: &str) -> anyhow::Result<Pa
     let config = config(work, kind, program)?;
     fs::write(bundle.join("config.json"), serde_json::to_vec(&config)?)?;
     Ok(bundle)
+}
+
+/// Sets the memory limit of a bundle, bytes.
+pub(crate) fn limit_memory(bundle: &Path, bytes: u64) -> anyhow::Result<()> {
+    let path = bundle.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    config["linux"]["resources"]["memory"] = json!({"limit": bytes});
+    fs::write(&path, serde_json::to_vec(&config)?).context("write the bundle")
 }
 
 fn config(work: &Path, kind: Kind, program: &str) -> anyhow::Result<Value> {

@@ -7,6 +7,7 @@
 mod bundle;
 mod inside;
 mod measure;
+mod memory;
 mod report;
 mod runtime;
 
@@ -17,7 +18,7 @@ use anyhow::{Context as _, bail};
 
 use runtime::Runtime;
 
-const USAGE: &str = "usage: bench runtime [-n ROUNDS] --runtime NAME=PATH [--runtime NAME=PATH]...";
+const USAGE: &str = "usage: bench runtime [-n ROUNDS] [--state FOLDER] --runtime NAME=PATH [--runtime NAME=PATH]...";
 /// Rounds unless told.
 const ROUNDS: usize = 50;
 
@@ -25,15 +26,20 @@ fn main() -> anyhow::Result<()> {
     if inside::run() {
         return Ok(());
     }
+    if memory::tell_peak()? {
+        return Ok(());
+    }
     let request = parse()?;
-    let table = runtime::compare(&request.runtimes, request.rounds)?;
+    let tables = runtime::compare(&request.runtimes, request.rounds, &request.state)?;
     std::io::stdout()
-        .write_all(table.as_bytes())
-        .context("print the table")
+        .write_all(tables.as_bytes())
+        .context("print the tables")
 }
 
 struct Request {
     rounds: usize,
+    /// Where the runtimes keep what they keep below /run.
+    state: PathBuf,
     runtimes: Vec<Runtime>,
 }
 
@@ -41,6 +47,7 @@ fn parse() -> anyhow::Result<Request> {
     use lexopt::prelude::*;
     let mut request = Request {
         rounds: ROUNDS,
+        state: PathBuf::from("/run"),
         runtimes: Vec::new(),
     };
     let mut subject = None;
@@ -48,6 +55,7 @@ fn parse() -> anyhow::Result<Request> {
     while let Some(arg) = args.next()? {
         match arg {
             Short('n') | Long("rounds") => request.rounds = args.value()?.parse()?,
+            Long("state") => request.state = PathBuf::from(args.value()?),
             Long("runtime") => {
                 let value = args.value()?.string()?;
                 let (name, path) = value.split_once('=').context(USAGE)?;

@@ -49,6 +49,31 @@ pub(crate) fn run(program: &Path, args: &[&str]) -> anyhow::Result<Sample> {
     Ok(Sample { wall, cpu, failure })
 }
 
+/// Runs `program` once with each of `all`, at the same time; wall is until the last one has ended.
+pub(crate) fn run_at_once(program: &Path, all: &[Vec<&str>]) -> anyhow::Result<Sample> {
+    let mut said = tempfile::tempfile().context("create a file for what the commands say")?;
+    let before = children_cpu()?;
+    let started = Instant::now();
+    let mut children = Vec::with_capacity(all.len());
+    for args in all {
+        children.push(spawn(program, args, &said)?);
+    }
+    let mut failed = 0_usize;
+    for child in &mut children {
+        if !wait_for_end(Pid::from_child(child), LIMIT)? {
+            child.kill().context("kill a hung command")?;
+        }
+        failed += usize::from(!child.wait().context("wait for a command")?.success());
+    }
+    let wall = started.elapsed();
+    let cpu = children_cpu()?.saturating_sub(before);
+    let failure = match failed {
+        0 => None,
+        _ => Some(format!("{failed} failed: {}", last_line(&mut said)?)),
+    };
+    Ok(Sample { wall, cpu, failure })
+}
+
 #[expect(clippy::disallowed_methods, reason = "the commands that are measured")]
 fn spawn(program: &Path, args: &[&str], said: &File) -> anyhow::Result<Child> {
     Command::new(program)

@@ -10,12 +10,16 @@ use rustix::process::{Pid, WaitOptions, set_child_subreaper, waitpid};
 use crate::bundle::{self, Kind};
 use crate::inside;
 use crate::measure::{self, Sample};
+use crate::memory;
 use crate::report::{Progress, Report};
 
 /// Rounds before those that count: files get into the page cache.
 const WARM_UP: usize = 3;
 /// How long a killed container may take to be dead.
 const DEATH: Duration = Duration::from_secs(10);
+/// How many containers start at once, and how many rounds of one are worth one round of that.
+const AT_ONCE: usize = 64;
+const ROUNDS_OF_ONE: usize = 10;
 
 /// An OCI runtime.
 #[derive(Debug)]
@@ -25,14 +29,14 @@ pub(crate) struct Runtime {
 }
 
 /// One container of one runtime.
-struct Container<'a> {
-    runtime: &'a Runtime,
-    root: String,
-    id: String,
+pub(crate) struct Container<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) root: String,
+    pub(crate) id: String,
 }
 
 impl Container<'_> {
-    fn call(&self, args: &[&str]) -> anyhow::Result<Sample> {
+    pub(crate) fn call(&self, args: &[&str]) -> anyhow::Result<Sample> {
         measure::run(
             &self.runtime.path,
             &[&["--root", self.root.as_str()], args].concat(),
@@ -40,45 +44,40 @@ impl Container<'_> {
     }
 
     /// After a failure: whatever is left of it.
-    fn clear(&self) -> anyhow::Result<()> {
+    pub(crate) fn clear(&self) -> anyhow::Result<()> {
         self.call(&["delete", "--force", &self.id]).map(drop)
     }
 }
 
-/// Measures `runtimes` over `rounds` rounds of each work.
-pub(crate) fn compare(runtimes: &[Runtime], rounds: usize) -> anyhow::Result<String> {
+/// Measures `runtimes` over `rounds` rounds of each work, with their state below `state`.
+pub(crate) fn compare(runtimes: &[Runtime], rounds: usize, state: &Path) -> anyhow::Result<String> {
     // Containers outlive the command that creates them; they become ours to reap.
     set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
     let folder = tempfile::tempdir().context("create a working folder")?;
+    let state = tempfile::tempdir_in(state).context("create a folder for states")?;
     let mut report = Report::default();
     for (work, kind) in [
         ("run, minimal", Kind::Minimal),
         ("run, engine", Kind::Engine),
     ] {
         let bundle = bundle::write(folder.path(), kind, inside::TRUE)?;
-        rounds_of(
-            work,
-            runtimes,
-            rounds,
-            folder.path(),
-            |container, counts| {
-                let sample = container.call(&["run", "--bundle", text(&bundle)?, &container.id])?;
-                if sample.failure.is_some() {
-                    container.clear()?;
-                }
-                if counts {
-                    report.add(work, &container.runtime.name, sample);
-                }
-                Ok(())
-            },
-        )?;
+        rounds_of(work, runtimes, rounds, state.path(), |container, counts| {
+            let sample = container.call(&["run", "--bundle", text(&bundle)?, &container.id])?;
+            if sample.failure.is_some() {
+                container.clear()?;
+            }
+            if counts {
+                report.add(work, &container.runtime.name, sample);
+            }
+            Ok(())
+        })?;
     }
     let bundle = bundle::write(folder.path(), Kind::Engine, inside::WAIT)?;
     rounds_of(
         "steps, engine",
         runtimes,
         rounds,
-        folder.path(),
+        state.path(),
         |container, counts| {
             for (step, sample) in life(container, &bundle)? {
                 if counts {
@@ -88,7 +87,47 @@ pub(crate) fn compare(runtimes: &[Runtime], rounds: usize) -> anyhow::Result<Str
             Ok(())
         },
     )?;
-    Ok(report.table())
+    let minimal = bundle::write(folder.path(), Kind::Minimal, inside::TRUE)?;
+    rounds_of(
+        "64 at once",
+        runtimes,
+        rounds.div_ceil(ROUNDS_OF_ONE),
+        state.path(),
+        |container, counts| {
+            let sample = at_once(container, text(&minimal)?)?;
+            if counts {
+                report.add("64 at once", &container.runtime.name, sample);
+            }
+            Ok(())
+        },
+    )?;
+    let mut tables = report.table();
+    tables.push('\n');
+    tables.push_str(&memory::table(runtimes, folder.path(), state.path())?);
+    Ok(tables)
+}
+
+fn at_once(container: &Container<'_>, bundle: &str) -> anyhow::Result<Sample> {
+    let ids: Vec<String> = (0..AT_ONCE)
+        .map(|n| format!("{}-{n}", container.id))
+        .collect();
+    let root = container.root.as_str();
+    let commands: Vec<Vec<&str>> = ids
+        .iter()
+        .map(|id| vec!["--root", root, "run", "--bundle", bundle, id])
+        .collect();
+    let sample = measure::run_at_once(&container.runtime.path, &commands)?;
+    if sample.failure.is_some() {
+        for id in ids {
+            Container {
+                runtime: container.runtime,
+                root: root.to_owned(),
+                id,
+            }
+            .clear()?;
+        }
+    }
+    Ok(sample)
 }
 
 /// Calls `each` once a round for each runtime, in rotating order, first without counting.
@@ -160,7 +199,7 @@ fn life(container: &Container<'_>, bundle: &Path) -> anyhow::Result<Vec<(&'stati
     Ok(samples)
 }
 
-fn read_pid(file: &str) -> anyhow::Result<Pid> {
+pub(crate) fn read_pid(file: &str) -> anyhow::Result<Pid> {
     let text = fs::read_to_string(file).with_context(|| format!("read {file}"))?;
     let pid = text.trim().parse().ok().and_then(Pid::from_raw);
     pid.with_context(|| format!("{file} holds no process id: {text:?}"))
@@ -178,7 +217,7 @@ fn wait_for_death(init: Option<Pid>) -> anyhow::Result<()> {
 }
 
 /// Takes the container's first process off the process table, if it became our child.
-fn reap(init: Pid) -> anyhow::Result<()> {
+pub(crate) fn reap(init: Pid) -> anyhow::Result<()> {
     wait_for_death(Some(init))?;
     match waitpid(Some(init), WaitOptions::NOHANG) {
         Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
@@ -186,6 +225,6 @@ fn reap(init: Pid) -> anyhow::Result<()> {
     }
 }
 
-fn text(path: &Path) -> anyhow::Result<&str> {
+pub(crate) fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("the working folder's name is text")
 }
