@@ -32,6 +32,9 @@ const DEFAULTS: &[(Kind, Option<u32>, Option<u32>, u8)] = &[
     // pseudo-terminals: slaves, and the multiplexer
     (Kind::Char, Some(136), None, ALL),
     (Kind::Char, Some(5), Some(2), ALL),
+    // net/tun: of no use without CAP_NET_ADMIN over a network, and runc's and crun's containers
+    // that have it make the node themselves
+    (Kind::Char, Some(10), Some(200), ALL),
 ];
 
 /// What every container may use; [`Group::apply`](crate::Group::apply) adds them by itself.
@@ -437,6 +440,8 @@ mod tests {
         for (request, expect) in [
             (char(1, 3, READ | WRITE), true),
             (char(136, 9, READ | WRITE), true),
+            (char(10, 200, READ | WRITE), true),
+            (char(10, 229, READ), false),
             (char(1, 11, READ), false),
             (char(1, 11, MKNOD), true),
             (char(1, 11, MKNOD | READ), false),
