@@ -21,6 +21,7 @@ pub mod conformance;
 pub mod crictl;
 pub mod daemon;
 pub mod debian;
+pub mod engines;
 pub mod image;
 pub mod node;
 pub mod peers;

@@ -61,6 +61,15 @@ pub fn limited(program: impl AsRef<OsStr>, seconds: u64) -> Command {
     command
 }
 
+/// A command that runs until its [`Running`] is dropped.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this module owns the tests' children"
+)]
+pub fn lasting(program: impl AsRef<OsStr>) -> Command {
+    Command::new(program)
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors
@@ -112,14 +121,19 @@ impl Running {
         reason = "this module owns the tests' children"
     )]
     pub fn start(program: &Path, args: &[&OsStr], log: &Path) -> Result<Running> {
+        Running::spawn(Command::new(program).args(args), log)
+    }
+
+    /// Starts a [`lasting`] command with its output going to a file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn spawn(command: &mut Command, log: &Path) -> Result<Running> {
         let log = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(program)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+        let said = format!("starting {}", command.get_program().display());
+        let command = command.stdin(Stdio::null()).stdout(log.try_clone()?);
+        let child = command.stderr(log).spawn().context(said)?;
         Ok(Running { child })
     }
 

@@ -212,7 +212,8 @@ fn descend(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn children(folder: &Path) -> Vec<PathBuf> {
+/// What lies in a folder; nothing if it is not there.
+pub fn children(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }

@@ -6,15 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use tests::conformance::expectations::{self, Expectations, Outcome, Spec};
-use tests::conformance::images;
-use tests::{Daemon, Registry, peers, process};
-
-/// Seconds that one run of critest may take.
-const LIMIT: u64 = 1800;
+use tests::conformance::expectations::{Expectations, Outcome, Spec};
+use tests::conformance::{critest, images};
+use tests::{Daemon, Registry, peers};
 
 /// Failures that are shown in full.
 const SHOWN: usize = 40;
@@ -40,7 +36,7 @@ fn main() -> Result<()> {
         .config(&options.config)
         .start()?;
     println!("conformance: critest {}", options.describe());
-    let specs = run(&program, &daemon, folder.path(), &options)?;
+    let specs = critest::run(&program, &daemon.socket(), &options.out, &options.critest)?;
     fs::copy(
         daemon.scratch().join("log"),
         options.out.join("wherryd.log"),
@@ -91,44 +87,6 @@ impl Options {
     }
 }
 
-/// Runs critest; it ends with 1 when a spec failed, so only its report counts.
-fn run(
-    program: &Path,
-    daemon: &Daemon,
-    folder: &Path,
-    options: &Options,
-) -> Result<BTreeMap<String, Spec>> {
-    let endpoint = format!("unix://{}", daemon.socket().display());
-    let report = folder.join("report.json");
-    let config = folder.join("crictl.yaml");
-    fs::write(
-        &config,
-        format!("runtime-endpoint: {endpoint}\nimage-endpoint: {endpoint}\ntimeout: 60\n"),
-    )?;
-    let mut critest = process::limited(program, LIMIT);
-    critest
-        .arg(format!("--config={}", config.display()))
-        .arg(format!("--runtime-endpoint={endpoint}"))
-        .arg(format!("--image-endpoint={endpoint}"))
-        .arg("--ginkgo.no-color")
-        .arg(format!("--ginkgo.json-report={}", report.display()))
-        .args(&options.critest);
-    let output = process::run(&mut critest)?;
-    fs::write(
-        options.out.join("critest.log"),
-        format!("{}{}", output.stdout, output.stderr),
-    )?;
-    let Ok(text) = fs::read_to_string(&report) else {
-        bail!(
-            "critest wrote no report:\n{}{}",
-            output.stdout,
-            output.stderr
-        );
-    };
-    fs::write(options.out.join("report.json"), &text)?;
-    expectations::read(&text)
-}
-
 /// Prints the outcome; fails on any difference from the list.
 fn report(specs: &BTreeMap<String, Spec>, expectations: &Expectations) -> Result<()> {
     for (name, spec) in specs
@@ -146,19 +104,7 @@ fn report(specs: &BTreeMap<String, Spec>, expectations: &Expectations) -> Result
             first_line(&spec.message)
         );
     }
-    let count = |outcome| {
-        specs
-            .values()
-            .filter(|spec| spec.outcome == outcome)
-            .count()
-    };
-    println!(
-        "conformance: {} passed, {} failed, {} skipped of {}",
-        count(Outcome::Passed),
-        count(Outcome::Failed),
-        count(Outcome::Skipped),
-        specs.len()
-    );
+    println!("conformance: {}", critest::figures(specs));
     let differences = expectations.differences(specs);
     if specs.is_empty() {
         bail!("no spec was run");

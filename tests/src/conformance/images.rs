@@ -78,6 +78,31 @@ int main(void) {
 }
 "#;
 
+/// What Debian's busybox is made of.
+const BUSYBOX: [&str; 2] = ["busybox", "libc6"];
+
+/// What Debian's nginx is made of.
+const NGINX: [&str; 7] = [
+    "nginx",
+    "nginx-common",
+    "libpcre2-8-0",
+    "libssl3",
+    "zlib1g",
+    "libcrypt1",
+    "libc6",
+];
+
+/// Fetches the packages that all images are made of, unless the user's cache has them.
+///
+/// # Errors
+///
+/// If the packages cannot be had.
+pub fn fetch() -> Result<()> {
+    debian::unpacked(&BUSYBOX)?;
+    debian::unpacked(&NGINX)?;
+    Ok(())
+}
+
 /// Debian's busybox as an image layer.
 ///
 /// The dynamic package, not `busybox-static`: the shell of that one runs its tools from inside
@@ -91,7 +116,7 @@ pub fn busybox() -> Result<Packed> {
 }
 
 fn busybox_with(passwd: &str, group: &str) -> Result<Packed> {
-    let root = debian::unpacked(&["busybox", "libc6"])?;
+    let root = debian::unpacked(&BUSYBOX)?;
     let mut layer = Layer::default();
     for (folder, mode) in [
         ("dev", 0o755),
@@ -149,16 +174,7 @@ fn single(path: &str, mode: u32, content: &[u8]) -> Result<Packed> {
 
 /// Debian's nginx, listening on a port.
 fn nginx(port: u16) -> Result<Packed> {
-    let packages = [
-        "nginx",
-        "nginx-common",
-        "libpcre2-8-0",
-        "libssl3",
-        "zlib1g",
-        "libcrypt1",
-        "libc6",
-    ];
-    let root = debian::unpacked(&packages)?;
+    let root = debian::unpacked(&NGINX)?;
     let mut layer = Layer::default();
     programs::add(&mut layer, &root, "/usr/sbin/nginx", "/usr/sbin/nginx")?;
     layer.file(
