@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use lexopt::{Arg, Parser, ValueExt};
+use nix::sched::CloneFlags;
 
 use crate::failure::Failure;
 
@@ -16,6 +17,10 @@ pub(crate) enum Command {
     Delete(Options),
     /// First process of a shared process id namespace.
     Init,
+    /// Holds new namespaces until they are pinned.
+    Namespaces(CloneFlags),
+    /// Ask an OCI runtime what it can do.
+    Features(PathBuf),
 }
 
 /// Which container, and which OCI runtime makes it.
@@ -54,6 +59,8 @@ fn command(mut parser: Parser) -> Result<Command, lexopt::Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Value(word) if word == "init" => return Ok(Command::Init),
+            Arg::Value(word) if word == "namespaces" => return namespaces(parser),
+            Arg::Value(word) if word == "features" => return features(parser),
             Arg::Value(word) if word == "delete" && !delete => delete = true,
             Arg::Long("id") => id = Some(parser.value()?.string()?),
             Arg::Long("bundle") => bundle = Some(absolute(parser.value()?)?),
@@ -75,6 +82,28 @@ fn command(mut parser: Parser) -> Result<Command, lexopt::Error> {
     } else {
         Command::Serve(options)
     })
+}
+
+/// The kinds of namespaces, named as in `/proc/PID/ns`; a user namespace is always among them.
+fn namespaces(mut parser: Parser) -> Result<Command, lexopt::Error> {
+    let mut flags = CloneFlags::CLONE_NEWUSER;
+    while let Some(argument) = parser.next()? {
+        flags |= match argument {
+            Arg::Value(word) if word == "user" => CloneFlags::CLONE_NEWUSER,
+            Arg::Value(word) if word == "net" => CloneFlags::CLONE_NEWNET,
+            Arg::Value(word) if word == "ipc" => CloneFlags::CLONE_NEWIPC,
+            Arg::Value(word) if word == "uts" => CloneFlags::CLONE_NEWUTS,
+            other => return Err(other.unexpected()),
+        };
+    }
+    Ok(Command::Namespaces(flags))
+}
+
+fn features(mut parser: Parser) -> Result<Command, lexopt::Error> {
+    match parser.next()? {
+        Some(Arg::Long("runtime")) => Ok(Command::Features(absolute(parser.value()?)?)),
+        _ => Err("--runtime is missing".into()),
+    }
 }
 
 fn absolute(value: OsString) -> Result<PathBuf, lexopt::Error> {
@@ -130,6 +159,15 @@ mod tests {
         check("wherry-shim init", Ok(Command::Init));
         check("/init", Ok(Command::Init));
         check("/init --anything", Ok(Command::Init));
+        let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWIPC;
+        check(
+            "wherry-shim namespaces user ipc",
+            Ok(Command::Namespaces(flags)),
+        );
+        check(
+            "wherry-shim features --runtime /bin/runc",
+            Ok(Command::Features("/bin/runc".into())),
+        );
     }
 
     #[test]
@@ -148,5 +186,10 @@ mod tests {
             "s delete delete",
             Err("command line: unexpected argument \"delete\""),
         );
+        check(
+            "s namespaces mnt",
+            Err("command line: unexpected argument \"mnt\""),
+        );
+        check("s features", Err("command line: --runtime is missing"));
     }
 }

@@ -22,6 +22,7 @@ mod failure;
 mod init;
 mod log;
 mod machine;
+mod namespaces;
 mod poller;
 mod runtime;
 mod service;
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
         Ok(Command::Serve(options)) => service::run(&options),
         Ok(Command::Delete(options)) => runtime::delete_and_wait(&options),
         Ok(Command::Init) => init::run(),
+        Ok(Command::Namespaces(flags)) => namespaces::hold(flags),
+        Ok(Command::Features(program)) => runtime::say_features(&program),
         Err(error) => Err(error),
     };
     match outcome {

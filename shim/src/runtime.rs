@@ -3,10 +3,11 @@
 //! An invocation is a child process that runs beside everything else. It is started here, and its
 //! end is brought here by whoever reaps; nothing in between waits for it.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,17 @@ const MAX_ERROR_TEXT: usize = 8 * 1024;
 
 /// Most of a runtime's log that is searched for the error, bytes, from its end.
 const MAX_LOG_READ: u64 = 64 * 1024;
+
+/// Becomes the runtime, which says on standard output what it can do (the OCI specification's
+/// "features" document).
+pub(crate) fn say_features(program: &Path) -> Result<(), Failure> {
+    let fail = |cause: &dyn std::fmt::Display| {
+        Failure::other(format!("start {}", program.display()), cause)
+    };
+    let path = CString::new(program.as_os_str().as_bytes()).map_err(|error| fail(&error))?;
+    let Err(error) = nix::unistd::execv(&path, &[path.as_c_str(), c"features"]);
+    Err(fail(&error.desc()))
+}
 
 /// What a runtime is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

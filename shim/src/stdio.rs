@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use shim_api::Create;
 use shim_api::error::Kind;
@@ -38,6 +39,14 @@ impl ContainerEnds {
     /// In the order of the streams.
     pub(crate) fn as_fds(&self) -> [BorrowedFd<'_>; 3] {
         [self.stdin.as_fd(), self.stdout.as_fd(), self.stderr.as_fd()]
+    }
+
+    /// Gives the pipes to an owner. Without input the first is everybody's /dev/null.
+    fn give(&self, uid: u32, gid: u32, stdin: bool) -> io::Result<()> {
+        for end in &self.as_fds()[usize::from(!stdin)..] {
+            rustix::fs::fchown(end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        Ok(())
     }
 }
 
@@ -90,14 +99,20 @@ impl Stdio {
         let ends = if create.terminal {
             None
         } else {
-            Some(stdio.open_pipes(create.stdin)?)
+            Some(stdio.open_pipes(create)?)
         };
         Ok((stdio, ends))
     }
 
-    fn open_pipes(&mut self, stdin: bool) -> Result<ContainerEnds, Failure> {
-        self.try_open_pipes(stdin)
-            .map_err(|error| Failure::other("make pipes", error))
+    fn open_pipes(&mut self, create: &Create) -> Result<ContainerEnds, Failure> {
+        let made = self.try_open_pipes(create.stdin).and_then(|ends| {
+            // Else a container's root that is none of the host's could not reopen its streams.
+            if create.owner_uid != 0 || create.owner_gid != 0 {
+                ends.give(create.owner_uid, create.owner_gid, create.stdin)?;
+            }
+            Ok(ends)
+        });
+        made.map_err(|error| Failure::other("make pipes", error))
     }
 
     fn try_open_pipes(&mut self, stdin: bool) -> io::Result<ContainerEnds> {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Gid, Uid};
 use rustix::pipe::PipeFlags;
 use shim_api::{Exec, ExecExited, KillExec, request};
 use tokio::io::AsyncReadExt;
@@ -44,10 +45,11 @@ pub(crate) async fn run(
     shim: &Arc<Shim>,
     id: String,
     process: Vec<u8>,
+    root: (u32, u32),
     timeout: Option<Duration>,
 ) -> Result<ExecOutput, Error> {
-    let (stdout, stdout_writer) = stream()?;
-    let (stderr, stderr_writer) = stream()?;
+    let (stdout, stdout_writer) = stream(root)?;
+    let (stderr, stderr_writer) = stream(root)?;
     let ended = shim.expect_exec(&id);
     let mut session = Session::new(shim, &id);
     let call = request::Call::Exec(Exec {
@@ -143,10 +145,21 @@ async fn wait(
     }
 }
 
-fn stream() -> Result<(Collector, OwnedFd), Error> {
+/// Gives a process's end of a pipe to the root of its container (user and group id on the host),
+/// which otherwise could not reopen it by `/dev/stdout`, nor pass it on to its other users.
+pub(crate) fn give(pipe: &OwnedFd, root: (u32, u32)) -> io::Result<()> {
+    if root == (0, 0) {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(root.0), Gid::from_raw(root.1));
+    Ok(rustix::fs::fchown(pipe, Some(uid), Some(gid))?)
+}
+
+fn stream(root: (u32, u32)) -> Result<(Collector, OwnedFd), Error> {
     let failed = |error: io::Error| Error::failed("making a pipe", error);
     let (reader, writer) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+    give(&writer, root).map_err(failed)?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(|error| failed(error.into()))?;
     let reader = Receiver::from_owned_fd(reader).map_err(failed)?;
     Ok((collect(reader), writer))

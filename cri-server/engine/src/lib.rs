@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod facts;
 mod figures;
+mod handlers;
 mod interfaces;
 mod making;
 mod namespaces;
@@ -45,6 +46,7 @@ pub use error::{Error, OpenError};
 pub use events::{Change, Event};
 pub use exec::ExecOutput;
 pub use figures::{Disk, Figures, HugePages, Io};
+pub use handlers::{Features, Handler};
 pub use interfaces::{Interface, Traffic};
 pub use stats::{ContainerStats, SandboxStats, Usage};
 pub use streams::{Attachment, ExecEnd, ExecSession, Followed, Resizer, Terminal};
@@ -96,10 +98,8 @@ pub struct Runtime {
 pub struct Status {
     /// Why pods can't get a network now, if so.
     pub network: Result<(), String>,
-    /// Names of the runtime handlers, the default one first.
-    pub handlers: Vec<String>,
-    /// The kernel can make mounts read-only recursively.
-    pub recursive_read_only: bool,
+    /// The runtime handlers, the default one first.
+    pub handlers: Vec<Handler>,
     /// Control groups are driven through systemd.
     pub systemd_cgroup: bool,
 }
@@ -116,6 +116,8 @@ pub(crate) struct Inner {
     config: Config,
     paths: Paths,
     facts: NodeFacts,
+    /// What each runtime handler can do, by its name.
+    features: BTreeMap<String, Features>,
     cgroups: cgroup::Host,
     images: Arc<image::Store>,
     network: Arc<network::Network>,
@@ -170,20 +172,22 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         let config = &self.inner.config;
-        let default = config.default_runtime.clone();
-        let others = config
-            .runtimes
-            .keys()
-            .filter(|name| **name != default)
-            .cloned();
+        let default = &config.default_runtime;
+        let others = config.runtimes.keys().filter(|name| *name != default);
+        let handler = |name: &String| Handler {
+            name: name.clone(),
+            features: self.inner.features.get(name).copied().unwrap_or_default(),
+        };
         Status {
             network: self
                 .inner
                 .network
                 .status()
                 .map_err(|error| error.to_string()),
-            handlers: std::iter::once(default.clone()).chain(others).collect(),
-            recursive_read_only: self.inner.facts.recursive_read_only,
+            handlers: std::iter::once(default)
+                .chain(others)
+                .map(handler)
+                .collect(),
             systemd_cgroup: self.inner.facts.systemd_cgroup,
         }
     }
@@ -409,7 +413,7 @@ impl Engine {
         let container = self.container(id)?;
         let shim = self.running(&container)?;
         let process = process_of(&container, &command, false).await?;
-        exec::run(&shim, new_id(), process, timeout).await
+        exec::run(&shim, new_id(), process, self.root_of(&container), timeout).await
     }
 
     /// Starts a command in a running container, its streams to be followed.
@@ -427,7 +431,8 @@ impl Engine {
         let container = self.container(id)?;
         let shim = self.running(&container)?;
         let process = process_of(&container, command, followed.tty).await?;
-        streams::exec(&shim, new_id(), process, followed).await
+        let root = self.root_of(&container);
+        streams::exec(&shim, new_id(), process, root, followed).await
     }
 
     /// Connects to the streams of a running container.
@@ -471,6 +476,12 @@ impl Engine {
         shim.call(request::Call::ReopenLog(ReopenLog {}), &[])
             .await
             .map(drop)
+    }
+
+    /// User and group id on the host of who is root in a container.
+    fn root_of(&self, container: &Container) -> (u32, u32) {
+        let sandbox = self.sandbox(&container.sandbox_id);
+        sandbox.map_or((0, 0), |sandbox| sandbox.spec.namespaces.root())
     }
 
     fn running(&self, container: &Container) -> Result<Arc<Shim>, Error> {
@@ -588,6 +599,17 @@ impl Inner {
             &self.config.default_runtime
         } else {
             handler
+        }
+    }
+
+    /// Facts of the node for pods of a handler.
+    fn facts_of(&self, handler: &str) -> NodeFacts {
+        let features = self.features.get(self.handler(handler));
+        let features = features.copied().unwrap_or_default();
+        NodeFacts {
+            recursive_read_only: features.recursive_read_only,
+            user_namespaces: features.user_namespaces,
+            ..self.facts.clone()
         }
     }
 

@@ -14,6 +14,7 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::Spec;
 use pod::lifecycle::SandboxPhase;
 use pod::plan::{ContainerInputs, ContainerPlan, Namespace, SandboxPlan};
+use pod::sandbox::{IdRange, UserNamespace};
 use pod::{ContainerSpec, NodeFacts};
 use shim_api::{Create, Start, State, reply, request, state_reply};
 use tokio::sync::mpsc;
@@ -40,7 +41,7 @@ pub(crate) async fn sandbox(pod: &mut Pod) -> Result<(), Error> {
     let id = pod.record.id.clone();
     let engine = Arc::clone(&pod.engine);
     let paths = engine.paths.for_plan(&id, &engine.config.shim);
-    let facts = facts::refresh(&engine.facts);
+    let facts = facts::refresh(&engine.facts_of(&pod.record.spec.handler));
     let plan = pod::plan_sandbox(&id, &pod.record.spec, &paths, &facts)?;
     keep_sandbox(&engine, &pod.record).await?;
     prepare(&engine, &id, &pod.record.spec.log_directory, plan.clone()).await?;
@@ -78,10 +79,11 @@ async fn prepare(
     log_directory: &str,
     plan: SandboxPlan,
 ) -> Result<(), Error> {
-    let (paths, id, logs) = (
+    let (paths, id, logs, shim) = (
         engine.paths.clone(),
         id.to_owned(),
         PathBuf::from(log_directory),
+        engine.config.shim.clone(),
     );
     blocking(move || {
         let folder = paths.sandbox(&id);
@@ -90,7 +92,10 @@ async fn prepare(
             "making the sandbox's folder",
             make_folder(&paths.namespaces(&id), 0o711),
         )?;
-        let write = |name: &str, text: &str| fs::write(folder.join(name), text);
+        let write = |name: &str, text: &str| {
+            fs::write(folder.join(name), text)?;
+            give(&folder.join(name), plan.user)
+        };
         step(
             "writing the sandbox's hostname",
             write("hostname", &plan.etc_hostname),
@@ -106,7 +111,7 @@ async fn prepare(
         if let Some(size) = plan.shm_size {
             step(
                 "mounting the sandbox's /dev/shm",
-                mount_shm(&paths.shm(&id), size),
+                mount_shm(&paths.shm(&id), size, plan.user),
             )?;
         }
         if !logs.as_os_str().is_empty() {
@@ -114,7 +119,7 @@ async fn prepare(
         }
         step(
             "making the sandbox's namespaces",
-            namespaces::pin(&plan, &paths.namespaces(&id)),
+            namespaces::pin(&plan, &paths.namespaces(&id), &shim),
         )
     })
     .await
@@ -134,10 +139,21 @@ pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
         .create(path)
 }
 
-fn mount_shm(target: &Path, size: u64) -> io::Result<()> {
+/// Gives a file of the pod to its root, where that is not the host's.
+fn give(path: &Path, user: Option<UserNamespace>) -> io::Result<()> {
+    match user {
+        Some(user) => std::os::unix::fs::lchown(path, Some(user.uids.host), Some(user.gids.host)),
+        None => Ok(()),
+    }
+}
+
+fn mount_shm(target: &Path, size: u64, user: Option<UserNamespace>) -> io::Result<()> {
     make_folder(target, 0o755)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let data = format!("mode=1777,size={size}");
+    let mut data = format!("mode=1777,size={size}");
+    if let Some(user) = user {
+        data += &format!(",uid={},gid={}", user.uids.host, user.gids.host);
+    }
     nix::mount::mount(
         Some("shm"),
         target,
@@ -192,9 +208,15 @@ async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
     let engine = Arc::clone(&pod.engine);
     let id = pod.record.id.clone();
     let launch = engine.launch_in(&pod.record, &id);
-    let bundle = launch.bundle.clone();
+    let (bundle, user) = (launch.bundle.clone(), pod.record.spec.namespaces.user);
     let process = pod.init.insert(Process::new(launch));
-    blocking(move || write_bundle(&bundle, &spec)).await?;
+    blocking(move || {
+        write_bundle(&bundle, &spec)?;
+        // Places to mount at are made in it.
+        let given = give(&bundle.join("rootfs"), user);
+        step("giving the init its root file system", given)
+    })
+    .await?;
     begin(process, &pod.teller, &Create::default()).await?;
     let shim = process.shim.clone().expect("it was just connected");
     shim.call(request::Call::Start(Start {}), &[]).await?;
@@ -261,6 +283,19 @@ pub(crate) struct Place {
     pub(crate) target_pid: Option<i32>,
 }
 
+impl Place {
+    /// How the ids of images appear in the pod; `None`: as they are.
+    fn ids(&self) -> Option<image::IdMap> {
+        let user = self.sandbox.spec.namespaces.user?;
+        let range = |range: IdRange| range.host..range.host.saturating_add(range.length);
+        Some(image::IdMap {
+            namespace: self.engine.paths.namespaces(&self.sandbox.id).join("user"),
+            uids: range(user.uids),
+            gids: range(user.gids),
+        })
+    }
+}
+
 /// A container that could not be made.
 #[derive(Debug)]
 pub(crate) struct NotMade {
@@ -306,15 +341,17 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         .ok_or_else(|| image_missing(&container.record.spec.image))?;
     keep_container(engine, &container.record).await?;
     let mut lookups = look_up(engine, &container.record.spec).await?;
+    let ids = place.ids();
     let rootfs = container.process.launch.bundle.join("rootfs");
     let folder = rootfs.clone();
     blocking(move || step("making the bundle", make_folder(&folder, 0o755))).await?;
     engine
         .images
-        .mount_rootfs(&image.id, &container.record.id, &rootfs)
+        .mount_rootfs(&image.id, &container.record.id, &rootfs, ids.as_ref())
         .await?;
     let (launch, mounts) = (&container.process.launch, &container.record.spec.mounts);
-    let volumes = volumes::mount(engine, launch, mounts, &mut lookups.sources).await?;
+    let volumes =
+        volumes::mount(engine, launch, mounts, ids.as_ref(), &mut lookups.sources).await?;
     container.record.volume_refs = volumes;
     let plan = plan(place, container, &image, &lookups, &rootfs).await?;
     describe(&mut container.record, &image, &plan);
@@ -389,7 +426,8 @@ async fn plan(
     let spec = &container.record.spec;
     let rootfs = rootfs.to_path_buf();
     let accounts = blocking(move || rootfs::accounts(&rootfs)).await?;
-    let facts = facts_for(&engine.facts, spec.security.privileged).await;
+    let facts = engine.facts_of(&place.sandbox.spec.handler);
+    let facts = facts_for(facts, spec.security.privileged).await;
     let inputs = ContainerInputs {
         id: &container.record.id,
         sandbox_id: &place.sandbox.id,
@@ -408,8 +446,7 @@ async fn plan(
 }
 
 /// The node's facts, with all its devices where a container gets them all.
-async fn facts_for(facts: &NodeFacts, privileged: bool) -> NodeFacts {
-    let facts = facts.clone();
+async fn facts_for(facts: NodeFacts, privileged: bool) -> NodeFacts {
     if !privileged {
         return facts;
     }
@@ -461,7 +498,10 @@ async fn create_request(
         path.map(|path| path.to_string_lossy().into_owned())
             .unwrap_or_default()
     };
+    let (owner_uid, owner_gid) = place.sandbox.spec.namespaces.root();
     Ok(Create {
+        owner_uid,
+        owner_gid,
         log_path: text(log),
         terminal: record.spec.tty,
         stdin: record.spec.stdin,

@@ -16,18 +16,24 @@ use std::sync::{Arc, Mutex};
 
 use nix::mount::MsFlags;
 use pod::lifecycle::SandboxPhase;
-use pod::sandbox::{NamespaceMode, PidMode};
+use pod::sandbox::{IdRange, NamespaceMode, PidMode, UserNamespace};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::error::OpenError;
+use crate::handlers::Features;
 use crate::owned::{self, OwnedContainer, Pod, Process};
 use crate::pod_task::PodTask;
 use crate::shim::News;
 use crate::store::{self, ContainerRecord, Found, Paths};
 use crate::view::View;
-use crate::{Config, Inner, LOCK, blocking, facts, making, namespaces, teardown, volumes};
+use crate::{
+    Config, Inner, LOCK, blocking, facts, handlers, making, namespaces, teardown, volumes,
+};
+
+/// Ids of the host with which user namespaces are tried.
+const PROBED: std::ops::Range<u32> = 1_000_000..1_065_536;
 
 pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
     let paths = Paths::new(&config.root, &config.state);
@@ -37,8 +43,14 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
     let images = image::Store::open(&config.image).map_err(OpenError::Image)?;
     let network = network::Network::open(&config.network).map_err(OpenError::Network)?;
     let rebooted = rebooted(&paths, &config.boot_id)?;
+    let facts = facts::gather(cgroups.is_v2());
+    let kernel = Features {
+        recursive_read_only: facts.recursive_read_only,
+        user_namespaces: user_namespaces(&config, &images).await,
+    };
     let inner = Arc::new(Inner {
-        facts: facts::gather(cgroups.is_v2()),
+        features: handlers::gather(&config, kernel).await,
+        facts,
         config,
         paths,
         cgroups,
@@ -54,6 +66,37 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
     recover(&inner, rebooted).await?;
     remember_boot(&inner)?;
     Ok(inner)
+}
+
+/// Whether a pod could have a user namespace and its images in it: tried, not guessed.
+async fn user_namespaces(config: &Config, images: &Arc<image::Store>) -> bool {
+    let program = config.shim.clone();
+    let range = IdRange {
+        host: PROBED.start,
+        length: PROBED.end - PROBED.start,
+    };
+    let user = UserNamespace {
+        uids: range,
+        gids: range,
+    };
+    let holder = blocking(move || namespaces::Holder::start(&program, &[], user)).await;
+    let possible = match holder {
+        Ok(holder) => {
+            let ids = image::IdMap {
+                namespace: holder.user_namespace().into(),
+                uids: PROBED,
+                gids: PROBED,
+            };
+            let possible = images.can_map_ids(ids).await;
+            blocking(move || drop(holder)).await;
+            possible.map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(reason) = &possible {
+        tracing::info!(reason, "pods cannot have user namespaces");
+    }
+    possible.is_ok()
 }
 
 fn attempt<T>(what: impl Into<String>, result: io::Result<T>) -> Result<T, OpenError> {
@@ -293,6 +336,7 @@ fn namespaces_live(pod: &Pod) -> bool {
     (wanted.network == NamespaceMode::Node || pinned("net"))
         && (wanted.ipc == NamespaceMode::Node || pinned("ipc"))
         && (wanted.pid != PidMode::Pod || pinned("pid"))
+        && (wanted.user.is_none() || pinned("user"))
 }
 
 fn recover_init(pod: &mut Pod) {

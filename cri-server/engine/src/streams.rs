@@ -24,7 +24,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::exec::Session;
+use crate::exec::{self, Session};
 use crate::shim::Shim;
 
 /// How long a port of a pod may take to accept a connection.
@@ -89,6 +89,7 @@ pub(crate) async fn exec(
     shim: &Arc<Shim>,
     id: String,
     process: Vec<u8>,
+    root: (u32, u32),
     followed: Followed,
 ) -> Result<ExecSession, Error> {
     let piped = Followed {
@@ -98,6 +99,8 @@ pub(crate) async fn exec(
         tty: followed.tty,
     };
     let (streams, theirs) = Pipes::new(piped)?;
+    let given = theirs.iter().try_for_each(|pipe| exec::give(pipe, root));
+    given.map_err(|error| Error::failed("giving pipes to the container's root", error))?;
     let ended = shim.expect_exec(&id);
     let mut session = Session::new(shim, &id);
     let call = request::Call::Exec(Exec {

@@ -43,11 +43,12 @@ pub(crate) async fn mount(
     engine: &Inner,
     launch: &Launch,
     mounts: &[Mount],
+    ids: Option<&image::IdMap>,
     sources: &mut [PathBuf],
 ) -> Result<Vec<String>, Error> {
     let mut refs = vec![String::new(); mounts.len()];
     for (place, volume) in places(mounts) {
-        let mounted = mount_one(engine, launch, place, volume).await;
+        let mounted = mount_one(engine, launch, place, volume, ids).await;
         // The word is how clients know this error from others.
         (sources[place], refs[place]) = mounted.map_err(|error| {
             let (image, error) = (&volume.image, error.to_string());
@@ -64,6 +65,7 @@ async fn mount_one(
     launch: &Launch,
     place: usize,
     volume: &ImageVolume,
+    ids: Option<&image::IdMap>,
 ) -> Result<(PathBuf, String), Error> {
     let image = engine.images.resolve(&volume.image);
     let image = image.ok_or_else(|| Error::NotFound {
@@ -78,7 +80,7 @@ async fn mount_one(
     let name = name(&launch.container, place);
     engine
         .images
-        .mount_rootfs(&image.id, &name, &target)
+        .mount_rootfs(&image.id, &name, &target, ids)
         .await?;
     let below = volume.sub_path.clone();
     let source = blocking(move || resolve(&target, &below))

@@ -72,6 +72,7 @@ use digest::Digest;
 use error::During;
 pub use error::Error;
 use flight::{Flights, blocking};
+pub use mount::IdMap;
 use mount::Uppers;
 use platform::Platform;
 use progress::Progress;
@@ -367,9 +368,19 @@ impl Store {
         &self.root
     }
 
+    /// Whether root file systems can be had with ids as a user namespace maps them.
+    ///
+    /// # Errors
+    ///
+    /// Says what the kernel or the file system of the store cannot do.
+    pub async fn can_map_ids(self: &Arc<Self>, ids: IdMap) -> Result<(), Error> {
+        let store = Arc::clone(self);
+        blocking(move || store.uppers.try_ids(&ids)).await
+    }
+
     /// Mounts the root file system of a container at `target` (a folder that exists), with a
-    /// writable layer of its own; keeps the image's layers from then on until
-    /// [`Store::unmount_rootfs`].
+    /// writable layer of its own and ids as `ids` maps them; keeps the image's layers from then on
+    /// until [`Store::unmount_rootfs`].
     ///
     /// # Errors
     ///
@@ -379,15 +390,18 @@ impl Store {
         image: &str,
         container: &str,
         target: &Path,
+        ids: Option<&IdMap>,
     ) -> Result<(), Error> {
         let entry = self.catalog.view().resolve(image).cloned();
         let entry = entry.ok_or_else(|| Error::NotFound(image.to_owned()))?;
         let (store, container, target) =
             (Arc::clone(self), container.to_owned(), target.to_path_buf());
+        let ids = ids.cloned();
         blocking(move || {
+            let layers = &entry.record.layers;
             store
                 .uppers
-                .mount(&container, &entry.record.layers, &target)
+                .mount(&container, layers, &target, ids.as_ref())
         })
         .await
     }

@@ -69,6 +69,55 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Relabel the source for SELinux.
     pub selinux_relabel: bool,
+    /// What may not be done below it, besides.
+    #[serde(default)]
+    pub restrictions: Vec<Restriction>,
+    /// As which ids those of the source are to appear; `None`: as they are.
+    #[serde(default)]
+    pub id_maps: Option<IdMaps>,
+}
+
+/// What a mount may forbid (mount(8), "filesystem-independent mount options").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restriction {
+    /// Execute programs.
+    NoExec,
+    /// Open devices.
+    NoDev,
+    /// Gain rights by set-user-ID bits and file capabilities.
+    NoSuid,
+}
+
+impl Restriction {
+    /// Its name among the options of a mount.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoExec => "noexec",
+            Self::NoDev => "nodev",
+            Self::NoSuid => "nosuid",
+        }
+    }
+}
+
+/// How the ids of a mount's files are mapped; neither list is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    /// User ids.
+    pub uids: Vec<IdMap>,
+    /// Group ids.
+    pub gids: Vec<IdMap>,
+}
+
+/// Ids in a row that appear as others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// The first, as the file system has it.
+    pub from: u32,
+    /// As what it appears on the host.
+    pub to: u32,
+    /// How many.
+    pub length: u32,
 }
 
 /// An image as a volume; always read-only.

@@ -28,6 +28,8 @@ pub struct NodeFacts {
     pub selinux: bool,
     /// The kernel can make mounts read-only recursively (`mount_setattr`, Linux 5.12).
     pub recursive_read_only: bool,
+    /// Kernel, file system of the images and OCI runtime can give a pod user ids of its own.
+    pub user_namespaces: bool,
     /// Page sizes of the hugetlb controller (`2MB`); empty where there is none.
     pub hugepage_sizes: Vec<String>,
     /// Devices of the host's `/dev`, for privileged containers.

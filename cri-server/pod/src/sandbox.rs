@@ -50,6 +50,46 @@ pub struct SandboxNamespaces {
     pub pid: PidMode,
     /// System V IPC, POSIX queues and `/dev/shm`.
     pub ipc: NamespaceMode,
+    /// User and group ids; `None` means the host's.
+    #[serde(default)]
+    pub user: Option<UserNamespace>,
+}
+
+impl SandboxNamespaces {
+    /// User and group id on the host of who is root in the pod.
+    #[must_use]
+    pub fn root(self) -> (u32, u32) {
+        self.user
+            .map_or((0, 0), |user| (user.uids.host, user.gids.host))
+    }
+}
+
+/// A user namespace of the pod's own (user_namespaces(7), KEP-127): which ids its own stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// User ids.
+    pub uids: IdRange,
+    /// Group ids.
+    pub gids: IdRange,
+}
+
+/// The ids from 0 on inside, as the host knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// What 0 inside is on the host.
+    pub host: u32,
+    /// How many ids there are.
+    pub length: u32,
+}
+
+impl IdRange {
+    /// What an id inside is on the host; `None` if there is no such id inside.
+    #[must_use]
+    pub fn on_host(self, id: u32) -> Option<u32> {
+        (id < self.length)
+            .then(|| self.host.checked_add(id))
+            .flatten()
+    }
 }
 
 /// Whether a namespace is the pod's or the host's.

@@ -6,12 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use pod::container::{
-    Accounts, Capabilities, ContainerPidMode, Device, ImageFacts, Mount, ProfileRequest,
-    Propagation, Resources, Security, UserRequest,
+    Accounts, Capabilities, ContainerPidMode, Device, IdMap, IdMaps, ImageFacts, Mount,
+    ProfileRequest, Propagation, Resources, Restriction, Security, UserRequest,
 };
 use pod::facts::HostDevice;
 use pod::plan::{ContainerInputs, SandboxPaths};
-use pod::sandbox::{Dns, NamespaceMode, PidMode, SandboxNamespaces};
+use pod::sandbox::{Dns, IdRange, NamespaceMode, PidMode, SandboxNamespaces, UserNamespace};
 use pod::{ContainerSpec, NodeFacts, SandboxSpec, plan_container, plan_sandbox};
 use serde_json::Value;
 
@@ -223,6 +223,7 @@ fn a_privileged_container_on_the_host() {
         network: NamespaceMode::Node,
         pid: PidMode::Node,
         ipc: NamespaceMode::Node,
+        user: None,
     };
     let sandbox = SandboxSpec {
         privileged: true,
@@ -253,6 +254,55 @@ fn a_privileged_container_on_the_host() {
             ..facts()
         },
     );
+}
+
+#[test]
+fn a_pod_with_a_user_namespace_on_the_hosts_network() {
+    let range = IdRange {
+        host: 131_072,
+        length: 65_536,
+    };
+    let namespaces = SandboxNamespaces {
+        network: NamespaceMode::Node,
+        user: Some(UserNamespace {
+            uids: range,
+            gids: range,
+        }),
+        ..Default::default()
+    };
+    let sandbox = SandboxSpec {
+        namespaces,
+        ..sandbox()
+    };
+    let maps = vec![IdMap {
+        from: 0,
+        to: range.host,
+        length: range.length,
+    }];
+    let volume = Mount {
+        container_path: "/data".into(),
+        host_path: "/var/lib/data".into(),
+        restrictions: vec![Restriction::NoExec, Restriction::NoSuid],
+        id_maps: Some(IdMaps {
+            uids: maps.clone(),
+            gids: maps,
+        }),
+        ..Default::default()
+    };
+    let spec = ContainerSpec {
+        mounts: vec![volume],
+        security: Security {
+            network: NamespaceMode::Node,
+            ..Default::default()
+        },
+        ..container()
+    };
+    let facts = NodeFacts {
+        user_namespaces: true,
+        recursive_read_only: true,
+        ..facts()
+    };
+    check("userns", &spec, &sandbox, &facts);
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn shown(value: &Value) -> HashMap<String, String> {
 /// The namespaces that the pod has for itself, as an OCI specification would name them.
 fn pinned(namespaces: SandboxNamespaces, folder: &Path) -> Vec<Value> {
     let own = [
+        (namespaces.user.is_some(), "user", "user"),
         (namespaces.network == NamespaceMode::Pod, "network", "net"),
         (namespaces.ipc == NamespaceMode::Pod, "ipc", "ipc"),
         (namespaces.network == NamespaceMode::Pod, "uts", "uts"),

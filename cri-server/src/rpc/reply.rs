@@ -5,9 +5,9 @@ use std::path::Path;
 
 use cri_api as cri;
 use engine::{Container, Exit, Sandbox};
-use pod::container::{Mount, Propagation, Resources};
+use pod::container::{IdMap, IdMaps, Mount, Propagation, Resources};
 use pod::lifecycle::{ContainerPhase, SandboxPhase};
-use pod::sandbox::{NamespaceMode, PidMode, SandboxNamespaces};
+use pod::sandbox::{IdRange, NamespaceMode, PidMode, SandboxNamespaces, UserNamespace};
 
 /// A map as the wire has it.
 pub(super) fn pairs(pairs: &BTreeMap<String, String>) -> HashMap<String, String> {
@@ -95,7 +95,21 @@ fn namespaces(namespaces: SandboxNamespaces) -> cri::NamespaceOption {
         network: mode(namespaces.network).into(),
         pid: pid.into(),
         ipc: mode(namespaces.ipc).into(),
+        userns_options: namespaces.user.map(user_namespace),
         ..Default::default()
+    }
+}
+
+fn user_namespace(user: UserNamespace) -> cri::UserNamespace {
+    let mapping = |range: IdRange| cri::IdMapping {
+        host_id: range.host,
+        container_id: 0,
+        length: range.length,
+    };
+    cri::UserNamespace {
+        mode: cri::NamespaceMode::Pod.into(),
+        uids: vec![mapping(user.uids)],
+        gids: vec![mapping(user.gids)],
     }
 }
 
@@ -215,8 +229,25 @@ fn mount(mount: &Mount, image_ref: &str) -> cri::Mount {
             .as_ref()
             .map(|volume| volume.sub_path.clone())
             .unwrap_or_default(),
-        ..Default::default()
+        uid_mappings: id_maps(mount, |maps| &maps.uids),
+        gid_mappings: id_maps(mount, |maps| &maps.gids),
+        mount_options: mount
+            .restrictions
+            .iter()
+            .map(|one| one.name().to_owned())
+            .collect(),
     }
+}
+
+fn id_maps(mount: &Mount, which: impl Fn(&IdMaps) -> &[IdMap]) -> Vec<cri::IdMapping> {
+    let maps = mount.id_maps.as_ref().map(which).unwrap_or_default();
+    maps.iter()
+        .map(|map| cri::IdMapping {
+            host_id: map.to,
+            container_id: map.from,
+            length: map.length,
+        })
+        .collect()
 }
 
 /// Limits as they were set, not as the kernel rounds them: a kubelet compares.

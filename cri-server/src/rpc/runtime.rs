@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use cri_api as cri;
-use engine::{Engine, Error};
+use engine::{Engine, Error, Handler};
 use serde_json::json;
 
 use super::request;
@@ -37,10 +37,14 @@ pub(super) async fn status(engine: &Engine, request: cri::StatusRequest) -> cri:
             conditions: conditions(status.network),
         }),
         info,
-        runtime_handlers: handlers(&status.handlers, status.recursive_read_only),
+        runtime_handlers: handlers(&status.handlers),
         features: Some(cri::RuntimeFeatures {
             supplemental_groups_policy: true,
-            ..Default::default()
+            user_namespaces_host_network: status
+                .handlers
+                .iter()
+                .any(|handler| handler.features.user_namespaces),
+            mount_options: true,
         }),
     }
 }
@@ -65,16 +69,20 @@ fn conditions(network: Result<(), String>) -> Vec<cri::RuntimeCondition> {
 }
 
 /// All handlers; the default one under the empty name too, which is how a kubelet asks for it.
-fn handlers(names: &[String], recursive_read_only: bool) -> Vec<cri::RuntimeHandler> {
-    let features = cri::RuntimeHandlerFeatures {
-        recursive_read_only_mounts: recursive_read_only,
-        user_namespaces: false,
-    };
-    std::iter::once("")
-        .chain(names.iter().map(String::as_str))
-        .map(|name| cri::RuntimeHandler {
+fn handlers(handlers: &[Handler]) -> Vec<cri::RuntimeHandler> {
+    let default = handlers.first().map(|handler| ("", handler.features));
+    let named = handlers
+        .iter()
+        .map(|handler| (handler.name.as_str(), handler.features));
+    default
+        .into_iter()
+        .chain(named)
+        .map(|(name, features)| cri::RuntimeHandler {
             name: name.into(),
-            features: Some(features),
+            features: Some(cri::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: features.recursive_read_only,
+                user_namespaces: features.user_namespaces,
+            }),
         })
         .collect()
 }
@@ -162,7 +170,14 @@ mod tests {
 
     #[test]
     fn the_default_handler_has_the_empty_name_too() {
-        let handlers = handlers(&["wrun".into(), "runc".into()], true);
+        let handler = |name: &str, user_namespaces| Handler {
+            name: name.into(),
+            features: engine::Features {
+                recursive_read_only: true,
+                user_namespaces,
+            },
+        };
+        let handlers = handlers(&[handler("wrun", true), handler("runc", false)]);
         let names: Vec<&str> = handlers
             .iter()
             .map(|handler| handler.name.as_str())
@@ -173,5 +188,10 @@ mod tests {
                 .iter()
                 .all(|h| h.features.unwrap().recursive_read_only_mounts)
         );
+        let users: Vec<bool> = handlers
+            .iter()
+            .map(|handler| handler.features.unwrap().user_namespaces)
+            .collect();
+        assert_eq!(users, [true, true, false]);
     }
 }

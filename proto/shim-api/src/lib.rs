@@ -11,6 +11,10 @@
 //!   runtime's `delete --force` and exits.
 //! - `wherry-shim init` is the first process of a shared process id namespace: it reaps, and ends
 //!   on SIGTERM.
+//! - `wherry-shim namespaces user [net] [ipc] [uts]` makes these namespaces, writes one byte to its
+//!   standard output, and ends with its standard input: who started it writes the maps of the user
+//!   namespace, and pins all of them, in between.
+//! - `wherry-shim features --runtime PROGRAM` becomes the OCI runtime's `features`.
 //! - When the container has ended, the shim drains its streams, writes [`EXIT_RECORD`] by rename,
 //!   tells every connection, runs the OCI runtime's `delete`, and ends. The connection's end means
 //!   that nothing of the container is left but files.

@@ -171,6 +171,8 @@ impl Container {
             oom_counter: self.cgroup("memory.oom_control").display().to_string(),
             kill_file: String::new(),
             procs_file: self.cgroup("cgroup.procs").display().to_string(),
+            owner_uid: 0,
+            owner_gid: 0,
         }
     }
 

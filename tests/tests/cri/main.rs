@@ -22,4 +22,5 @@ mod reboot;
 mod restart;
 mod stats;
 mod update;
+mod user_namespaces;
 mod verbs;

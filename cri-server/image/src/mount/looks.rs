@@ -15,6 +15,7 @@ use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamp
 use rustix::fs::{fchmod, fchown, fgetxattr, fstat, futimens, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
+use super::IdMap;
 use crate::Error;
 use crate::digest::Digest;
 use crate::error::During;
@@ -164,11 +165,12 @@ impl Layer {
 }
 
 /// Makes the folders in a new, empty writable folder.
-pub(crate) fn imprint(upper: &Path, looks: &Looks) -> Result<(), Error> {
+pub(crate) fn imprint(upper: &Path, looks: &Looks, ids: Option<&IdMap>) -> Result<(), Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let what = || format!("preparing {}", upper.display());
     let root = openat(CWD, upper, flags, Mode::empty()).during(what)?;
     fchmod(&root, Mode::from_raw_mode(0o755)).during(what)?;
+    own(&root, 0, 0, ids).during(what)?;
     for path in looks.keys().filter(|path| !path.is_empty()) {
         mkdirat(&root, path.as_str(), Mode::from_raw_mode(0o755)).during(what)?;
     }
@@ -177,17 +179,20 @@ pub(crate) fn imprint(upper: &Path, looks: &Looks) -> Result<(), Error> {
         let path = if path.is_empty() { "." } else { path };
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let folder = openat2(&root, path, flags, Mode::empty(), inside).during(what)?;
-        dress(&folder, look).during(what)?;
+        dress(&folder, look, ids).during(what)?;
     }
     Ok(())
 }
 
-fn dress(folder: &OwnedFd, look: &Stat) -> rustix::io::Result<()> {
-    fchown(
-        folder,
-        Some(Uid::from_raw(look.st_uid)),
-        Some(Gid::from_raw(look.st_gid)),
-    )?;
+/// Gives a folder to ids of the image.
+fn own(folder: &OwnedFd, uid: u32, gid: u32, ids: Option<&IdMap>) -> rustix::io::Result<()> {
+    let uid = ids.map_or(uid, |ids| ids.uid(uid));
+    let gid = ids.map_or(gid, |ids| ids.gid(gid));
+    fchown(folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+fn dress(folder: &OwnedFd, look: &Stat, ids: Option<&IdMap>) -> rustix::io::Result<()> {
+    own(folder, look.st_uid, look.st_gid, ids)?;
     fchmod(folder, Mode::from_raw_mode(look.st_mode))?;
     let time = Timespec {
         tv_sec: look.st_mtime,

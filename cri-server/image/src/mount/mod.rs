@@ -5,6 +5,7 @@
 //! whole disk: such a folder never outlives a crash of the machine (kernel documentation,
 //! overlayfs.rst, "Volatile mount").
 
+mod ids;
 mod looks;
 
 use std::collections::hash_map::Entry;
@@ -24,6 +25,8 @@ use rustix::mount::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::ids::IdMap;
+use self::ids::Mapped;
 use crate::Error;
 use crate::digest::Digest;
 use crate::error::During;
@@ -98,6 +101,7 @@ impl Uppers {
         container: &str,
         layers: &[Digest],
         target: &Path,
+        ids: Option<&IdMap>,
     ) -> Result<(), Error> {
         check_name(container)?;
         let record = Record {
@@ -118,8 +122,8 @@ impl Uppers {
             Entry::Vacant(place) => drop(place.insert(Some(record.clone()))),
         }
         let mounted = self
-            .make(container, &record)
-            .and_then(|stack| stack.mount(target));
+            .make(container, &record, ids)
+            .and_then(|stack| stack.mount(target, ids));
         mounted.map_err(|error| {
             self.forget(container);
             error.within(format!(
@@ -128,7 +132,7 @@ impl Uppers {
         })
     }
 
-    fn make(&self, container: &str, record: &Record) -> Result<Stack, Error> {
+    fn make(&self, container: &str, record: &Record, ids: Option<&IdMap>) -> Result<Stack, Error> {
         let folder = self.folder.join(container);
         let stack = self.stack(&record.layers, &folder);
         for path in [&folder, &stack.upper, &stack.work] {
@@ -137,7 +141,8 @@ impl Uppers {
                 .create(path)
                 .during(|| format!("making {}", path.display()))?;
         }
-        looks::imprint(&stack.upper, &looks::wanted(&self.layers, &record.layers)?)?;
+        let looks = looks::wanted(&self.layers, &record.layers)?;
+        looks::imprint(&stack.upper, &looks, ids)?;
         let file = folder.join("record.json");
         let text = serde_json::to_vec(record).expect("plain data can always be written as JSON");
         std::fs::write(&file, text).during(|| format!("writing {}", file.display()))?;
@@ -163,6 +168,14 @@ impl Uppers {
             upper: folder.join("upper"),
             work: folder.join("work"),
         }
+    }
+
+    /// Whether layers can be mounted with ids as a user namespace maps them: two folders of ours are
+    /// tried, and mounted nowhere. Blocks.
+    pub(crate) fn try_ids(&self, ids: &IdMap) -> Result<(), Error> {
+        // Without a writable folder there have to be two.
+        let lowers = [self.empty.clone(), self.folder.clone()];
+        overlay(&lowers, &[], Some(ids)).map(drop)
     }
 
     /// Unmounts and removes; already gone is no error. Blocks.
@@ -219,40 +232,51 @@ struct Stack {
 }
 
 impl Stack {
-    fn mount(&self, target: &Path) -> Result<(), Error> {
+    fn mount(&self, target: &Path, ids: Option<&IdMap>) -> Result<(), Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = openat(CWD, target, flags, Mode::empty())
             .during(|| format!("opening {}", target.display()))?;
-        let context =
-            fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(|| "asking for overlayfs")?;
-        let mut open = Vec::new();
-        let mut set = |key: &'static str, path: &Path| {
-            let value = option(path, &mut open)?;
-            fsconfig_set_string(context.as_fd(), key, value.as_os_str())
-                .map_err(|errno| explain(&context, errno, &format!("{key}={}", path.display())))
-        };
-        for lower in &self.lowers {
-            set("lowerdir+", lower)?;
-        }
-        set("upperdir", &self.upper)?;
-        set("workdir", &self.work)?;
-        fsconfig_set_string(context.as_fd(), "source", "overlay")
-            .during(|| "naming the file system")?;
-        fsconfig_set_flag(context.as_fd(), "volatile")
-            .map_err(|errno| explain(&context, errno, "volatile"))?;
-        fsconfig_create(context.as_fd())
-            .map_err(|errno| explain(&context, errno, "creating the file system"))?;
-        let mount = fsmount(
-            context.as_fd(),
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::empty(),
-        )
-        .during(|| "mounting overlayfs")?;
+        let writable = [("upperdir", &*self.upper), ("workdir", &*self.work)];
+        let mount = overlay(&self.lowers, &writable, ids)?;
         let here =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&mount, "", &place, "", here)
             .during(|| format!("mounting at {}", target.display()))
     }
+}
+/// Folders over each other, the top first, mounted nowhere yet; `ids` maps those of all but the
+/// writable ones, which have the ids of the host already.
+fn overlay(
+    lowers: &[PathBuf],
+    writable: &[(&'static str, &Path)],
+    ids: Option<&IdMap>,
+) -> Result<OwnedFd, Error> {
+    let mapped = ids.map(|ids| Mapped::of(lowers, ids)).transpose()?;
+    let lowers = mapped.as_ref().map_or(lowers, |mapped| mapped.paths());
+    let context =
+        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(|| "asking for overlayfs")?;
+    let mut open = Vec::new();
+    let mut set = |key: &'static str, path: &Path| {
+        let value = option(path, &mut open)?;
+        fsconfig_set_string(context.as_fd(), key, value.as_os_str())
+            .map_err(|errno| explain(&context, errno, &format!("{key}={}", path.display())))
+    };
+    for lower in lowers {
+        set("lowerdir+", lower)?;
+    }
+    for (key, folder) in writable {
+        set(key, folder)?;
+    }
+    fsconfig_set_string(context.as_fd(), "source", "overlay")
+        .during(|| "naming the file system")?;
+    if !writable.is_empty() {
+        fsconfig_set_flag(context.as_fd(), "volatile")
+            .map_err(|errno| explain(&context, errno, "volatile"))?;
+    }
+    fsconfig_create(context.as_fd())
+        .map_err(|errno| explain(&context, errno, "creating the file system"))?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    fsmount(context.as_fd(), flags, MountAttrFlags::empty()).during(|| "mounting overlayfs")
 }
 
 /// A path as an option takes it. One that is too long is opened, and named by its descriptor.
@@ -274,7 +298,7 @@ fn explain(context: &OwnedFd, errno: Errno, what: &str) -> Error {
     let told = rustix::io::read(context, &mut words).unwrap_or(0);
     let told = String::from_utf8_lossy(&words[..told]).trim().to_owned();
     let hint = if errno == Errno::INVAL && what.starts_with("lowerdir+") {
-        " (Linux 6.8 or later is needed)"
+        " (Linux 6.8 is needed, for mapped ids Linux 6.14)"
     } else {
         ""
     };

@@ -43,7 +43,7 @@ async fn a_root_file_system_is_mounted_written_and_taken_away() {
         .unwrap();
     let mounted = Target::new(temp.path().join("rootfs"));
     let target = mounted.0.clone();
-    store.mount_rootfs(&id, "c1", &target).await.unwrap();
+    store.mount_rootfs(&id, "c1", &target, None).await.unwrap();
     assert_eq!(std::fs::read(target.join("d/old")).unwrap(), b"1");
     assert_eq!(std::fs::read(target.join("d/new")).unwrap(), b"3");
     assert!(!target.join("gone").exists());
@@ -77,7 +77,7 @@ async fn mounted(layers: &[Tar], look: impl FnOnce(&Path)) {
         .await
         .unwrap();
     let target = Target::new(temp.path().join("rootfs"));
-    store.mount_rootfs(&id, "c", &target.0).await.unwrap();
+    store.mount_rootfs(&id, "c", &target.0, None).await.unwrap();
     look(&target.0);
     store.unmount_rootfs("c", &target.0).await.unwrap();
 }
@@ -202,8 +202,16 @@ async fn a_restart_keeps_what_lives_and_drops_the_rest() {
     let targets = [&mounted[0].0, &mounted[1].0];
     for target in targets {
         let container = target.file_name().unwrap().to_str().unwrap();
-        store.mount_rootfs(&id, container, target).await.unwrap();
-        assert!(store.mount_rootfs(&id, container, target).await.is_err());
+        store
+            .mount_rootfs(&id, container, target, None)
+            .await
+            .unwrap();
+        assert!(
+            store
+                .mount_rootfs(&id, container, target, None)
+                .await
+                .is_err()
+        );
     }
     store.remove(&id).await.unwrap();
     drop(store);
@@ -219,7 +227,10 @@ async fn a_restart_keeps_what_lives_and_drops_the_rest() {
     nothing_left(temp.path()).await;
     for bad in ["", "../x", ".", "a/b"] {
         assert!(
-            store.mount_rootfs(&id, bad, targets[0]).await.is_err(),
+            store
+                .mount_rootfs(&id, bad, targets[0], None)
+                .await
+                .is_err(),
             "{bad}"
         );
         assert!(

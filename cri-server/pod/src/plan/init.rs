@@ -45,7 +45,7 @@ pub(super) fn plan(
     let list = vec![mounts::proc(), mounts::dev(), program];
     let annotations = container::pod_annotations(spec, id, "sandbox");
     Ok(container::assemble(
-        process(facts),
+        process(spec, facts),
         list,
         linux(id, spec, paths, facts)?,
         annotations,
@@ -53,11 +53,15 @@ pub(super) fn plan(
     ))
 }
 
-fn process(facts: &NodeFacts) -> Process {
+fn process(spec: &SandboxSpec, facts: &NodeFacts) -> Process {
+    let user = spec.namespaces.user;
+    // A short namespace has no such id: then its last.
+    let last = |length: u32| NOBODY.min(length.saturating_sub(1));
+    let gid = user.map_or(NOBODY, |user| last(user.gids.length));
     let identity = Identity {
-        uid: NOBODY,
-        gid: NOBODY,
-        groups: vec![NOBODY],
+        uid: user.map_or(NOBODY, |user| last(user.uids.length)),
+        gid,
+        groups: vec![gid],
     };
     let mut process = Process::default();
     process.set_terminal(Some(false));

@@ -31,7 +31,7 @@ use oci_spec::runtime::Spec;
 
 use crate::container::{Accounts, Device, ImageFacts};
 use crate::facts::HostDevice;
-use crate::sandbox::SandboxSpec;
+use crate::sandbox::{SandboxSpec, UserNamespace};
 
 pub use cgroup::DEFAULT_CGROUP_PARENT;
 pub use container::plan_container;
@@ -53,6 +53,8 @@ pub enum Namespace {
     Uts,
     /// Process ids; needs an init.
     Pid,
+    /// User and group ids; owns the others.
+    User,
 }
 
 /// What to do to make a sandbox.
@@ -60,6 +62,8 @@ pub enum Namespace {
 pub struct SandboxPlan {
     /// Namespaces to make and pin.
     pub namespaces: Vec<Namespace>,
+    /// The maps of the user namespace, if one is made.
+    pub user: Option<UserNamespace>,
     /// Name for the UTS namespace, if one is made.
     pub hostname: String,
     /// Files to write inside the new namespaces, relative to `/proc/sys`, with their values.
@@ -79,7 +83,7 @@ pub struct SandboxPlan {
 /// Paths of a sandbox that plans refer to. All are absolute paths of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SandboxPaths {
-    /// Folder with the pinned namespaces `net`, `ipc`, `uts`, `pid`.
+    /// Folder with the pinned namespaces `net`, `ipc`, `uts`, `pid`, `user`.
     pub namespaces: PathBuf,
     /// The pod's `/dev/shm`.
     pub shm: PathBuf,

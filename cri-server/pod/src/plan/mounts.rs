@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Mount as OciMount;
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount};
 
 use super::{ContainerInputs, PlanError, SandboxPaths, check};
-use crate::container::{ContainerSpec, Mount, Propagation};
+use crate::container::{ContainerSpec, IdMap, Mount, Propagation};
 use crate::facts::NodeFacts;
-use crate::sandbox::NamespaceMode;
+use crate::sandbox::{NamespaceMode, SandboxNamespaces, UserNamespace};
 
 /// Shared memory of the host, for pods without an IPC namespace of their own.
 const HOST_SHM: &str = "/dev/shm";
+
+/// Group of terminals.
+const TTY: u32 = 5;
 
 /// The mounts of a container.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +34,7 @@ pub(super) fn plan(
     let asked = asked(spec, inputs, facts)?;
     let covered = |path: &Path| asked.iter().any(|mount| mount.destination() == path);
     let own_dev = !covered(Path::new("/dev"));
-    let mut list = file_systems(spec.security.privileged);
+    let mut list = file_systems(spec.security.privileged, &inputs.sandbox.namespaces, facts);
     list.retain(|mount| own_dev || !mount.destination().starts_with("/dev"));
     list.extend(pod_files(spec, inputs.paths));
     list.push(shared_memory(inputs));
@@ -71,17 +74,23 @@ pub(super) fn dev() -> OciMount {
     mount("/dev", "tmpfs", Path::new("tmpfs"), &options)
 }
 
-fn file_systems(privileged: bool) -> Vec<OciMount> {
+fn file_systems(
+    privileged: bool,
+    namespaces: &SandboxNamespaces,
+    facts: &NodeFacts,
+) -> Vec<OciMount> {
     let access = if privileged { "rw" } else { "ro" };
-    let pts = [
+    let mut pts = vec![
         "nosuid",
         "noexec",
         "newinstance",
         "ptmxmode=0666",
         "mode=0620",
-        "gid=5",
     ];
-    let sys = ["nosuid", "noexec", "nodev", access];
+    let has_tty = |user: UserNamespace| user.gids.on_host(TTY).is_some();
+    if namespaces.user.is_none_or(has_tty) {
+        pts.push("gid=5");
+    }
     let cgroup = ["nosuid", "noexec", "nodev", "relatime", access];
     vec![
         proc(),
@@ -93,9 +102,26 @@ fn file_systems(privileged: bool) -> Vec<OciMount> {
             Path::new("mqueue"),
             &["nosuid", "noexec", "nodev"],
         ),
-        mount("/sys", "sysfs", Path::new("sysfs"), &sys),
+        sys(access, namespaces, facts),
         mount("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), &cgroup),
     ]
+}
+
+/// The kernel's objects. Who does not own the network namespace cannot mount them anew: such a pod
+/// sees the host's, which it has already by its network, and may change nothing.
+fn sys(access: &str, namespaces: &SandboxNamespaces, facts: &NodeFacts) -> OciMount {
+    let mut options = vec!["nosuid", "noexec", "nodev"];
+    if namespaces.user.is_none() || namespaces.network == NamespaceMode::Pod {
+        options.push(access);
+        return mount("/sys", "sysfs", Path::new("sysfs"), &options);
+    }
+    options.extend(["rbind", "rprivate"]);
+    options.push(if facts.recursive_read_only {
+        "rro"
+    } else {
+        "ro"
+    });
+    mount("/sys", "bind", Path::new("/sys"), &options)
 }
 
 fn pod_files(spec: &ContainerSpec, paths: &SandboxPaths) -> [OciMount; 3] {
@@ -157,9 +183,26 @@ fn bind(
         Propagation::Bidirectional => "rshared",
     };
     let access = access(field, asked, facts)?;
-    let mut bind = mount("/", "bind", source, &["rbind", propagation, access]);
+    let mut options = vec!["rbind", propagation, access];
+    options.extend(asked.restrictions.iter().map(|one| one.name()));
+    let mut bind = mount("/", "bind", source, &options);
     bind.set_destination(place);
+    // The files of an image have the pod's ids already.
+    if let (Some(maps), None) = (&asked.id_maps, &asked.image) {
+        bind.set_uid_mappings(Some(maps.uids.iter().map(mapping).collect()));
+        bind.set_gid_mappings(Some(maps.gids.iter().map(mapping).collect()));
+    }
     Ok(bind)
+}
+
+/// Ids in a row: what the file system has is "in the container" to the specification.
+fn mapping(map: &IdMap) -> LinuxIdMapping {
+    LinuxIdMappingBuilder::default()
+        .container_id(map.from)
+        .host_id(map.to)
+        .size(map.length)
+        .build()
+        .expect("all three fields are set")
 }
 
 /// How much may be written through the mount.

@@ -38,6 +38,12 @@ pub(super) fn plan(
 /// pod on the host's network answers to the host's name.
 pub(super) fn pinned(pod: &SandboxNamespaces, paths: &SandboxPaths) -> Vec<LinuxNamespace> {
     let mut list = Vec::new();
+    if pod.user.is_some() {
+        list.push(joined(
+            LinuxNamespaceType::User,
+            paths.namespaces.join("user"),
+        ));
+    }
     if pod.network == NamespaceMode::Pod {
         list.push(joined(
             LinuxNamespaceType::Network,
@@ -170,11 +176,13 @@ mod tests {
         network: Pod,
         pid: PidMode::Container,
         ipc: Pod,
+        user: None,
     };
     const HOST: SandboxNamespaces = SandboxNamespaces {
         network: Node,
         pid: PidMode::Node,
         ipc: Node,
+        user: None,
     };
     const PINNED: &str = "net=/ns/net uts=/ns/uts ipc=/ns/ipc";
 

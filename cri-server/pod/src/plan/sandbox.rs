@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{Namespace, PlanError, SandboxPaths, SandboxPlan, cgroup, check, files, init, sysctls};
 use crate::facts::NodeFacts;
-use crate::sandbox::{NamespaceMode, PidMode, PortMapping, SandboxSpec};
+use crate::sandbox::{NamespaceMode, PidMode, PortMapping, SandboxNamespaces, SandboxSpec};
 
 /// Longest host name that the kernel keeps (`HOST_NAME_MAX`, sethostname(2)).
 const HOSTNAME_MAX: usize = 64;
@@ -25,6 +25,7 @@ pub fn plan_sandbox(
 ) -> Result<SandboxPlan, PlanError> {
     check_names(spec)?;
     check_ports(&spec.port_mappings)?;
+    check_user(&spec.namespaces, facts)?;
     // Each container lies below the parent; better refused now than with the first of them.
     cgroup::path(&spec.cgroup_parent, id, facts)?;
     let hostname = hostname(spec, facts).to_owned();
@@ -34,6 +35,7 @@ pub fn plan_sandbox(
     };
     Ok(SandboxPlan {
         namespaces: namespaces(spec),
+        user: spec.namespaces.user,
         sysctls: sysctls::plan(spec)?,
         etc_hostname: files::hostname(&hostname),
         etc_hosts: files::hosts(facts),
@@ -79,6 +81,30 @@ fn check_names(spec: &SandboxSpec) -> Result<(), PlanError> {
     }
 }
 
+/// A user namespace has to own what the pod's processes mount: of the host's process ids and queues
+/// it could have neither `/proc` nor `/dev/mqueue`.
+fn check_user(namespaces: &SandboxNamespaces, facts: &NodeFacts) -> Result<(), PlanError> {
+    if namespaces.user.is_none() {
+        return Ok(());
+    }
+    let field = |name: &str| format!("linux.security_context.namespace_options.{name}");
+    let shared = "NODE is not possible in a pod with a user namespace of its own";
+    if namespaces.pid == PidMode::Node {
+        return Err(PlanError::invalid(field("pid"), shared));
+    }
+    if namespaces.ipc == NamespaceMode::Node {
+        return Err(PlanError::invalid(field("ipc"), shared));
+    }
+    match facts.user_namespaces {
+        true => Ok(()),
+        false => Err(PlanError::unsupported(
+            field("userns_options"),
+            "the kernel, the images' file system or the OCI runtime has no user namespaces with \
+             idmapped mounts",
+        )),
+    }
+}
+
 /// Refuses port 0 of the pod, and two mappings that want the same port of the host.
 fn check_ports(ports: &[PortMapping]) -> Result<(), PlanError> {
     for (place, port) in ports.iter().enumerate() {
@@ -115,6 +141,9 @@ fn overlap(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
 
 fn namespaces(spec: &SandboxSpec) -> Vec<Namespace> {
     let mut list = Vec::new();
+    if spec.namespaces.user.is_some() {
+        list.push(Namespace::User);
+    }
     if spec.namespaces.network == NamespaceMode::Pod {
         list.extend([Namespace::Network, Namespace::Uts]);
     }
@@ -235,7 +264,12 @@ mod tests {
         use Namespace::{Ipc, Network, Pid, Uts};
         use NamespaceMode::{Node, Pod};
         let check = |network, ipc, pid, expect: &[Namespace]| {
-            let namespaces = SandboxNamespaces { network, ipc, pid };
+            let namespaces = SandboxNamespaces {
+                network,
+                ipc,
+                pid,
+                user: None,
+            };
             let found = plan(&SandboxSpec {
                 namespaces,
                 ..spec()
@@ -249,6 +283,57 @@ mod tests {
         check(Pod, Pod, PidMode::Pod, &[Network, Uts, Ipc, Pid]);
         check(Node, Node, PidMode::Node, &[]);
         check(Node, Pod, PidMode::Node, &[Ipc]);
+    }
+
+    #[test]
+    fn a_user_namespace_owns_what_its_pod_mounts() {
+        let range = crate::sandbox::IdRange {
+            host: 100_000,
+            length: 65_536,
+        };
+        let namespaces = SandboxNamespaces {
+            user: Some(crate::sandbox::UserNamespace {
+                uids: range,
+                gids: range,
+            }),
+            ..Default::default()
+        };
+        let check = |namespaces, possible, part: &str| {
+            let facts = NodeFacts {
+                user_namespaces: possible,
+                ..Default::default()
+            };
+            let spec = SandboxSpec {
+                namespaces,
+                ..spec()
+            };
+            let error = plan_sandbox("s1", &spec, &SandboxPaths::default(), &facts).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        };
+        check(namespaces, false, "namespace_options.userns_options: ");
+        let of_node = SandboxNamespaces {
+            pid: PidMode::Node,
+            ..namespaces
+        };
+        check(of_node, true, "namespace_options.pid: ");
+        let of_node = SandboxNamespaces {
+            ipc: NamespaceMode::Node,
+            ..namespaces
+        };
+        check(of_node, true, "namespace_options.ipc: ");
+        let facts = NodeFacts {
+            user_namespaces: true,
+            ..Default::default()
+        };
+        let spec = SandboxSpec {
+            namespaces,
+            ..spec()
+        };
+        let plan = plan_sandbox("s1", &spec, &SandboxPaths::default(), &facts).unwrap();
+        assert_eq!(plan.namespaces[0], Namespace::User);
+        assert_eq!(plan.user, namespaces.user);
+        assert_eq!(range.on_host(7), Some(100_007));
+        assert_eq!(range.on_host(65_536), None);
     }
 
     fn port(container: u16, host: u16, ip: Option<&str>, protocol: Protocol) -> PortMapping {

@@ -3,13 +3,15 @@
 use cri_api as cri;
 use pod::ContainerSpec;
 use pod::PlanError as Refused;
-use pod::container::{Device, ImageVolume, Mount, Propagation, Resources};
+use pod::container::{
+    Device, IdMap, IdMaps, ImageVolume, Mount, Propagation, Resources, Restriction,
+};
 use pod::sandbox::SandboxNamespaces;
 
 use super::security::security;
 use super::{
-    absolute, absolute_or_empty, choice, each, filled, invalid, pairs, plain, plains, required,
-    unsupported, within,
+    absolute, absolute_or_empty, check_mapping, choice, each, filled, invalid, pairs, plain,
+    plains, required, unsupported, within,
 };
 
 /// The container that a client asks for, in a pod with these namespaces.
@@ -75,7 +77,6 @@ fn variable(field: &str, pair: cri::KeyValue) -> Result<(String, String), Refuse
 }
 
 fn mount(field: &str, mount: cri::Mount) -> Result<Mount, Refused> {
-    refuse_mounts_not_made(field, &mount)?;
     let propagation = propagation(&format!("{field}.propagation"), mount.propagation)?;
     if mount.recursive_read_only && (!mount.readonly || propagation != Propagation::Private) {
         return Err(invalid(
@@ -84,6 +85,7 @@ fn mount(field: &str, mount: cri::Mount) -> Result<Mount, Refused> {
         ));
     }
     let image = image_volume(field, &mount, propagation)?;
+    let id_maps = id_maps(field, &mount)?;
     Ok(Mount {
         container_path: absolute(&format!("{field}.container_path"), mount.container_path)?,
         host_path: match image {
@@ -95,6 +97,12 @@ fn mount(field: &str, mount: cri::Mount) -> Result<Mount, Refused> {
         recursive_read_only: mount.recursive_read_only,
         propagation,
         selinux_relabel: mount.selinux_relabel,
+        restrictions: each(
+            &format!("{field}.mount_options"),
+            mount.mount_options,
+            |field, name| restriction(field, &name),
+        )?,
+        id_maps,
     })
 }
 
@@ -131,28 +139,36 @@ fn image_volume(
     }))
 }
 
-fn refuse_mounts_not_made(field: &str, mount: &cri::Mount) -> Result<(), Refused> {
-    let asked_for = [
-        (
-            !mount.uid_mappings.is_empty(),
-            "uidMappings",
-            "idmapped mounts are not supported",
-        ),
-        (
-            !mount.gid_mappings.is_empty(),
-            "gidMappings",
-            "idmapped mounts are not supported",
-        ),
-        (
-            !mount.mount_options.is_empty(),
-            "mount_options",
-            "mount options are not supported",
-        ),
-    ];
-    match asked_for.iter().find(|(asked, _, _)| *asked) {
-        Some((_, name, reason)) => Err(unsupported(&format!("{field}.{name}"), *reason)),
-        None => Ok(()),
+/// What a mount may be told to forbid (KEP-5855).
+fn restriction(field: &str, name: &str) -> Result<Restriction, Refused> {
+    let all = [Restriction::NoExec, Restriction::NoDev, Restriction::NoSuid];
+    let known = all.into_iter().find(|one| one.name() == name);
+    known.ok_or_else(|| invalid(field, format!("{name:?} is none of noexec, nodev, nosuid")))
+}
+
+/// How the ids of the source are to appear.
+fn id_maps(field: &str, mount: &cri::Mount) -> Result<Option<IdMaps>, Refused> {
+    let maps = |name: &str, mappings: &[cri::IdMapping]| {
+        each(&format!("{field}.{name}"), mappings.to_vec(), id_map)
+    };
+    let uids = maps("uidMappings", &mount.uid_mappings)?;
+    let gids = maps("gidMappings", &mount.gid_mappings)?;
+    let lacks = |name: &str| Err(invalid(&format!("{field}.{name}"), "is missing"));
+    match (uids.is_empty(), gids.is_empty()) {
+        (true, true) => Ok(None),
+        (true, false) => lacks("uidMappings"),
+        (false, true) => lacks("gidMappings"),
+        (false, false) => Ok(Some(IdMaps { uids, gids })),
     }
+}
+
+fn id_map(field: &str, mapping: cri::IdMapping) -> Result<IdMap, Refused> {
+    check_mapping(field, mapping)?;
+    Ok(IdMap {
+        from: mapping.container_id,
+        to: mapping.host_id,
+        length: mapping.length,
+    })
 }
 
 fn propagation(field: &str, value: i32) -> Result<Propagation, Refused> {
@@ -376,7 +392,7 @@ mod tests {
         );
         wrong(
             |m| m.uid_mappings = vec![cri::IdMapping::default()],
-            "uidMappings: idmapped mounts are not supported",
+            "uidMappings[0]: maps no id",
         );
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use cri_api as cri;
 use pod::PlanError as Refused;
+use pod::sandbox::{IdRange, NamespaceMode, UserNamespace};
 
 pub(super) use container::{container, resources};
 pub(super) use sandbox::sandbox;
@@ -207,10 +208,10 @@ pub(super) fn credentials(auth: cri::AuthConfig) -> image::Credentials {
 }
 
 /// Whether a namespace is the pod's or the node's.
-fn namespace(field: &str, mode: i32) -> Result<pod::sandbox::NamespaceMode, Refused> {
+fn namespace(field: &str, mode: i32) -> Result<NamespaceMode, Refused> {
     match choice::<cri::NamespaceMode>(field, mode)? {
-        cri::NamespaceMode::Pod => Ok(pod::sandbox::NamespaceMode::Pod),
-        cri::NamespaceMode::Node => Ok(pod::sandbox::NamespaceMode::Node),
+        cri::NamespaceMode::Pod => Ok(NamespaceMode::Pod),
+        cri::NamespaceMode::Node => Ok(NamespaceMode::Node),
         other => Err(invalid(
             field,
             format!("{} is not possible here", other.as_str_name()),
@@ -218,19 +219,50 @@ fn namespace(field: &str, mode: i32) -> Result<pod::sandbox::NamespaceMode, Refu
     }
 }
 
-/// User namespaces are not made yet: only the node's can be had.
-fn no_user_namespace(field: &str, user: Option<&cri::UserNamespace>) -> Result<(), Refused> {
-    let Some(user) = user else { return Ok(()) };
-    let field = format!("{field}.userns_options.mode");
-    match choice::<cri::NamespaceMode>(&field, user.mode)? {
-        cri::NamespaceMode::Node => Ok(()),
-        cri::NamespaceMode::Pod => Err(unsupported(
-            &field,
-            "pods with a user namespace of their own are not supported",
-        )),
-        other => Err(invalid(
-            &field,
-            format!("{} is not possible here", other.as_str_name()),
+/// The user namespace that is asked for; `None` is the node's.
+fn user_namespace(
+    field: &str,
+    user: Option<&cri::UserNamespace>,
+) -> Result<Option<UserNamespace>, Refused> {
+    let Some(user) = user else { return Ok(None) };
+    let field = format!("{field}.userns_options");
+    match namespace(&format!("{field}.mode"), user.mode)? {
+        NamespaceMode::Node if user.uids.is_empty() && user.gids.is_empty() => Ok(None),
+        NamespaceMode::Node => Err(invalid(&field, "the node's user namespace has no mappings")),
+        NamespaceMode::Pod => Ok(Some(UserNamespace {
+            uids: id_range(&format!("{field}.uids"), &user.uids)?,
+            gids: id_range(&format!("{field}.gids"), &user.gids)?,
+        })),
+    }
+}
+
+/// The one run of ids of a pod's user namespace, which begins with 0.
+fn id_range(field: &str, mappings: &[cri::IdMapping]) -> Result<IdRange, Refused> {
+    let [mapping] = mappings else {
+        let reason = format!("has {} mappings; exactly one is possible", mappings.len());
+        return Err(invalid(field, reason));
+    };
+    if mapping.container_id != 0 {
+        return Err(invalid(field, "does not map id 0 of the container"));
+    }
+    check_mapping(field, *mapping)?;
+    Ok(IdRange {
+        host: mapping.host_id,
+        length: mapping.length,
+    })
+}
+
+/// Refuses what holds no id, or one that does not exist: the largest number means "none".
+fn check_mapping(field: &str, mapping: cri::IdMapping) -> Result<(), Refused> {
+    if mapping.length == 0 {
+        return Err(invalid(field, "maps no id"));
+    }
+    let ends = |first: u32| first.checked_add(mapping.length).is_some();
+    match ends(mapping.host_id) && ends(mapping.container_id) {
+        true => Ok(()),
+        false => Err(invalid(
+            field,
+            format!("maps ids that do not exist: the last is {}", u32::MAX - 1),
         )),
     }
 }

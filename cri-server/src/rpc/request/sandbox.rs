@@ -8,8 +8,8 @@ use pod::SandboxSpec;
 use pod::sandbox::{Dns, PidMode, PortMapping, Protocol, SandboxNamespaces};
 
 use super::{
-    absolute_or_empty, choice, filled, invalid, namespace, no_user_namespace, pairs, plain, plains,
-    required, unsupported, within,
+    absolute_or_empty, choice, filled, invalid, namespace, pairs, plain, plains, required,
+    unsupported, user_namespace, within,
 };
 
 /// The sandbox that a client asks for, for the runtime handler of that name.
@@ -60,8 +60,8 @@ fn check_identity(security: &cri::LinuxSandboxSecurityContext) -> Result<(), Ref
 
 fn namespaces(options: &cri::NamespaceOption) -> Result<SandboxNamespaces, Refused> {
     let field = "config.linux.security_context.namespace_options";
-    no_user_namespace(field, options.userns_options.as_ref())?;
     Ok(SandboxNamespaces {
+        user: user_namespace(field, options.userns_options.as_ref())?,
         network: namespace(&format!("{field}.network"), options.network)?,
         pid: pid(&format!("{field}.pid"), options.pid)?,
         ipc: namespace(&format!("{field}.ipc"), options.ipc)?,
@@ -307,9 +307,54 @@ mod tests {
         );
         refused(
             |c| options(c).userns_options = Some(cri::UserNamespace::default()),
-            &format!(
-                "{field}.userns_options.mode: pods with a user namespace of their own are not supported"
-            ),
+            &format!("{field}.userns_options.uids: has 0 mappings; exactly one is possible"),
         );
+    }
+
+    #[test]
+    fn user_namespaces() {
+        let field = "config.linux.security_context.namespace_options.userns_options";
+        let mapping = |container_id, host_id, length| cri::IdMapping {
+            host_id,
+            container_id,
+            length,
+        };
+        let user = |mode, uids: &[cri::IdMapping], gids: &[cri::IdMapping]| {
+            Some(cri::UserNamespace {
+                mode,
+                uids: uids.to_vec(),
+                gids: gids.to_vec(),
+            })
+        };
+        let (good, other) = (mapping(0, 1000, 65_536), mapping(0, 70_000, 65_536));
+        let cases = [
+            (user(1, &[good], &[good]), "mode: CONTAINER is not possible"),
+            (user(3, &[good], &[good]), "mode: TARGET is not possible"),
+            (user(0, &[good, other], &[good]), "uids: has 2 mappings"),
+            (user(0, &[good], &[]), "gids: has 0 mappings"),
+            (
+                user(0, &[good], &[mapping(1, 1000, 5)]),
+                "gids: does not map id 0",
+            ),
+            (user(0, &[mapping(0, 1000, 0)], &[good]), "uids: maps no id"),
+            (
+                user(0, &[mapping(0, u32::MAX, 1)], &[good]),
+                "uids: maps ids that do not exist",
+            ),
+        ];
+        for (options_of_user, expect) in cases {
+            let mut asked = config();
+            options(&mut asked).userns_options = options_of_user;
+            let error = sandbox(Some(asked), String::new()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{field}.{expect}")), "{error}");
+        }
+        let mut asked = config();
+        options(&mut asked).userns_options = user(2, &[], &[]);
+        let of_node = sandbox(Some(asked), String::new()).unwrap();
+        assert_eq!(of_node.namespaces.user, None);
+        let mut asked = config();
+        options(&mut asked).userns_options = user(0, &[good], &[other]);
+        let own = sandbox(Some(asked), String::new()).unwrap().namespaces.user;
+        assert_eq!(own.map(|user| user.gids.host), Some(70_000));
     }
 }

@@ -8,9 +8,7 @@ use pod::container::{
 };
 use pod::sandbox::{NamespaceMode, PidMode, SandboxNamespaces};
 
-use super::{
-    absolute, account, choice, each, filled, invalid, namespace, no_user_namespace, plain,
-};
+use super::{absolute, account, choice, each, filled, invalid, namespace, plain, user_namespace};
 
 const SECURITY: &str = "config.linux.security_context";
 
@@ -78,7 +76,12 @@ fn namespaces(
         return Ok((of_pod.network, of_pod.ipc, pid_of_pod(of_pod.pid)));
     };
     let field = format!("{SECURITY}.namespace_options");
-    no_user_namespace(&field, options.userns_options.as_ref())?;
+    if let Some(user) = &options.userns_options
+        && user_namespace(&field, Some(user))? != of_pod.user
+    {
+        let field = format!("{field}.userns_options");
+        return Err(invalid(&field, "differs from the pod's"));
+    }
     let shared = |name: &str, mode, of_pod| {
         let field = format!("{field}.{name}");
         match (namespace(&field, mode)?, of_pod) {
@@ -298,6 +301,7 @@ mod tests {
             network: NamespaceMode::Node,
             pid: PidMode::Node,
             ipc: NamespaceMode::Node,
+            user: None,
         };
         let silent = turned_in(node, |_| {}).unwrap();
         assert_eq!(silent.network, NamespaceMode::Node);

@@ -36,7 +36,9 @@ async fn mount(scratch: &Scratch, reference: &str, table: &mut Table) -> Result<
     for number in 0..MOUNTS {
         let container = format!("bench{number}");
         let started = Instant::now();
-        store.mount_rootfs(reference, &container, &target).await?;
+        store
+            .mount_rootfs(reference, &container, &target, None)
+            .await?;
         table.add_time("mount, 100 layers", "wherryd", started.elapsed());
         store.unmount_rootfs(&container, &target).await?;
     }

@@ -1,0 +1,101 @@
+//! Layers whose files have other ids: each a mount of its own, mapped as a user namespace maps
+//! (mount_setattr(2), `MOUNT_ATTR_IDMAP`). Nothing is copied and nothing changes its owner.
+//!
+//! The mounts hang nowhere. Linux 6.14 takes such ones as layers; before that an overlay is refused
+//! and the store says so, see [`crate::Store::can_map_ids`].
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::Error;
+use crate::error::During;
+
+/// What an id is that has no other (`/proc/sys/kernel/overflowuid`, "nobody").
+const NOBODY: u32 = 65_534;
+
+/// How the ids of an image are to appear: as a user namespace maps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMap {
+    /// A file that is the user namespace.
+    pub namespace: PathBuf,
+    /// Which user ids of the host its own are, from 0 on.
+    pub uids: std::ops::Range<u32>,
+    /// Which group ids of the host its own are, from 0 on.
+    pub gids: std::ops::Range<u32>,
+}
+
+impl IdMap {
+    /// A user id of an image, as the host knows it.
+    pub(super) fn uid(&self, uid: u32) -> u32 {
+        on_host(&self.uids, uid)
+    }
+
+    /// A group id of an image, as the host knows it.
+    pub(super) fn gid(&self, gid: u32) -> u32 {
+        on_host(&self.gids, gid)
+    }
+}
+
+fn on_host(range: &std::ops::Range<u32>, id: u32) -> u32 {
+    let host = range.start.checked_add(id);
+    host.filter(|id| range.contains(id)).unwrap_or(NOBODY)
+}
+
+/// Folders with mapped ids, under paths that are good as long as this lives.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    paths: Vec<PathBuf>,
+    _mounts: Vec<OwnedFd>,
+}
+
+impl Mapped {
+    /// Maps the ids of these folders.
+    pub(super) fn of(folders: &[PathBuf], ids: &IdMap) -> Result<Self, Error> {
+        let namespace = File::open(&ids.namespace)
+            .during(|| format!("opening user namespace {}", ids.namespace.display()))?;
+        let map = |folder: &PathBuf| {
+            mapped(folder, &namespace).during(|| format!("mapping the ids of {}", folder.display()))
+        };
+        let mounts: Vec<OwnedFd> = folders.iter().map(map).collect::<Result<_, _>>()?;
+        let path = |mount: &OwnedFd| format!("/proc/self/fd/{}", mount.as_raw_fd()).into();
+        Ok(Self {
+            paths: mounts.iter().map(path).collect(),
+            _mounts: mounts,
+        })
+    }
+
+    /// The folders, in the same order.
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+}
+
+fn mapped(folder: &Path, namespace: &File) -> std::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, folder, flags)?;
+    sys::mount::mount_map_ids(mount.as_fd(), false, namespace.as_fd())?;
+    Ok(mount)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_are_not_mapped_are_nobodys() {
+        let map = IdMap {
+            namespace: PathBuf::new(),
+            uids: 1000..1010,
+            gids: u32::MAX - 1..u32::MAX,
+        };
+        assert_eq!([map.uid(0), map.uid(9), map.uid(10)], [1000, 1009, NOBODY]);
+        assert_eq!(
+            [map.gid(0), map.gid(1), map.gid(5)],
+            [u32::MAX - 1, NOBODY, NOBODY]
+        );
+    }
+}
