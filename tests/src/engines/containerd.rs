@@ -105,6 +105,17 @@ impl Containerd {
         Ok(output.trim_end().to_owned())
     }
 
+    /// Writes what happens from now on into a file, until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn listen(&self, file: &Path) -> Result<Running> {
+        let mut command = process::lasting(self.programs.join("ctr"));
+        command.arg("-a").arg(self.socket()).arg("events");
+        Running::spawn(&mut command, file)
+    }
+
     /// Pulls the tests' image and gives its name.
     ///
     /// # Errors

@@ -161,12 +161,24 @@ fn pause_limits_and_figures() {
 #[test]
 fn a_kill_for_memory_is_told() {
     let Some(bench) = Bench::start() else { return };
-    let run = bench.run(
-        &["--memory-limit", "16777216"],
-        "greedy",
-        "exec dd if=/dev/zero of=/dev/null bs=64M count=1",
-    );
+    let heard = bench.engine.scratch().join("events");
+    let _ctr = bench.engine.listen(&heard).unwrap();
+    let told = |what: &str| std::fs::read_to_string(&heard).is_ok_and(|text| text.contains(what));
+    // Events from before it listened are not repeated: what it hears first shows that it does.
+    let number = std::cell::Cell::new(0);
+    wait::until("ctr to listen", || {
+        number.set(number.get() + 1);
+        bench.run(&[], &format!("before-{}", number.get()), "true");
+        told("/tasks/exit").then_some(())
+    })
+    .unwrap();
+    let greedy = "exec dd if=/dev/zero of=/dev/null bs=64M count=1";
+    let run = bench.run(&["--memory-limit", "16777216"], "greedy", greedy);
     assert_eq!(run.code, 137, "{}", run.stderr);
+    wait::until("the kill to be told", || {
+        (told("/tasks/oom") && told("greedy")).then_some(())
+    })
+    .unwrap();
 }
 
 #[test]
