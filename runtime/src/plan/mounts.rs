@@ -247,14 +247,33 @@ fn source<'a>(
             "mount {:?} has no type",
             &*raw.destination
         ))),
-        "cgroup" if facts.cgroup_v2 => Ok(Source::CgroupV2),
+        "cgroup" | "cgroup2" if facts.cgroup_v2 => cgroup_v2(raw, &data),
         "cgroup" => Ok(Source::CgroupV1),
-        "cgroup2" if facts.cgroup_v2 => Ok(Source::CgroupV2),
         kind => Ok(Source::Filesystem {
             kind,
             source: raw.source.as_str(),
             data,
         }),
+    }
+}
+
+/// Options of cgroup2 (cgroups(7)). They are those of the one hierarchy, which is mounted already.
+const CGROUP2_OPTIONS: [&str; 6] = [
+    "favordynmods",
+    "memory_hugetlb_accounting",
+    "memory_localevents",
+    "memory_recursiveprot",
+    "nsdelegate",
+    "pids_localevents",
+];
+
+fn cgroup_v2<'a>(raw: &RawMount<'_>, data: &[(&str, Option<&str>)]) -> Result<Source<'a>> {
+    match data.iter().find(|(key, _)| !CGROUP2_OPTIONS.contains(key)) {
+        Some((key, _)) => Err(Error::new(format!(
+            "mount {:?}: cgroup2 has no option {key:?}: invalid argument",
+            &*raw.destination
+        ))),
+        None => Ok(Source::CgroupV2),
     }
 }
 
@@ -374,6 +393,26 @@ mod tests {
                 panic!("{mounts:?}");
             };
             assert_eq!(data.len(), expect);
+        }
+    }
+
+    #[test]
+    fn options_of_the_one_hierarchy_are_checked() {
+        let facts = HostFacts {
+            cgroup_v2: true,
+            ..FACTS
+        };
+        let inherited = Propagation {
+            kind: SLAVE,
+            recursive: true,
+        };
+        for (option, good) in [("nsdelegate", true), ("moon", false)] {
+            let json = format!(
+                "{{\"destination\":\"/c\",\"type\":\"cgroup\",\"options\":[\"ro\",{option:?}]}}"
+            );
+            let raw: RawMount<'_> = serde_json::from_str(&json).unwrap();
+            let got = one(&raw, Path::new("/b"), facts, inherited);
+            assert_eq!(got.is_ok(), good, "{option}: {got:?}");
         }
     }
 
