@@ -6,6 +6,7 @@ runs again with the tests that it had not come to.
 
 import argparse
 import collections
+import glob
 import os
 import re
 import select
@@ -94,6 +95,20 @@ def once(args, file, wanted, some, log):
                 said[match[2]] = "skip" if skipped else match[1]
 
 
+def groups():
+    """Control groups of containers whose tests did not delete them."""
+    return {*glob.glob("/sys/fs/cgroup/wrun-test-*"), *glob.glob("/sys/fs/cgroup/*/wrun-test-*")}
+
+
+def sweep(before):
+    """Removes groups that came since; their processes ended with the process namespace."""
+    for group in groups() - before:
+        try:
+            os.rmdir(group)
+        except OSError as error:
+            print(f"  left: {group}: {error.strerror}", flush=True)
+
+
 def run_file(args, file):
     """Every test of a file to how it ended: ok, skip, not ok, hangs, silent."""
     wanted = names(args, file)
@@ -121,7 +136,9 @@ def main():
     counts = collections.Counter()
     differences = []
     for file in files:
+        before = groups()
         results = run_file(args, file)
+        sweep(before)
         for name, outcome in results.items():
             failed = outcome not in ("ok", "skip")
             counts["failed" if failed else outcome] += 1
