@@ -225,8 +225,8 @@ impl Engine {
         Ok(container)
     }
 
-    /// Flags of `pod create`.
-    pub fn pod_flags(&self) -> Vec<String> {
+    /// Flags for a container or a pod that a test makes by the plain command.
+    pub fn own_flags(&self) -> Vec<String> {
         self.own(&[])
     }
 

@@ -67,7 +67,7 @@ fn ids_of_one_container_are_mapped() {
 fn a_pod_shares_its_namespaces() {
     with(Kind::Podman, |engine| {
         let name = format!("{}-pod", engine.scratch().name());
-        let flags = engine.pod_flags();
+        let flags = engine.own_flags();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let flags = [
             &["pod", "create", "--name", &name, "--hostname", "quay"],

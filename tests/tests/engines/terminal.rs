@@ -9,16 +9,10 @@ pub(crate) fn input_reaches_the_program(engine: &Engine) {
     let file = engine.scratch().join("input");
     let text = "line\n".repeat(50_000);
     std::fs::write(&file, &text).unwrap();
-    let mut run = engine.command(&[
-        "run",
-        "--rm",
-        "-i",
-        "--network=none",
-        &engine.image,
-        "sh",
-        "-c",
-        "wc -c; echo done",
-    ]);
+    let own = engine.own_flags();
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let command = [&engine.image, "sh", "-c", "wc -c; echo done"];
+    let mut run = engine.command(&[&["run", "--rm", "-i"], &own[..], &command].concat());
     run.stdin(std::fs::File::open(&file).unwrap());
     let run = tests::process::run(&mut run).unwrap();
     assert_eq!(
@@ -31,16 +25,10 @@ pub(crate) fn input_reaches_the_program(engine: &Engine) {
 
 pub(crate) fn a_terminal_of_run(engine: &Engine) {
     let script = "tty; stty size >/dev/null && test -t 2 && read x && echo got:$x; exit 5";
-    let args = [
-        "run",
-        "--rm",
-        "-it",
-        "--network=none",
-        &engine.image,
-        "sh",
-        "-c",
-        script,
-    ];
+    let own = engine.own_flags();
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let command = [&engine.image, "sh", "-c", script];
+    let args = [&["run", "--rm", "-it"], &own[..], &command].concat();
     let typed = engine.typed(&args, "hello\n").unwrap();
     assert_eq!(typed.code, 5, "{}", typed.stdout);
     assert_says(&typed.stdout, &["/dev/pts/0", "/dev/console"]);
