@@ -1,5 +1,7 @@
 //! Filters against a plain model of what a profile means.
 
+mod differential;
+
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompArg, LinuxSeccompOperator as Operator};
 use proptest::prelude::*;
 
@@ -407,6 +409,19 @@ fn model(profile: &LinuxSeccomp, native: Arch, call: &Call) -> u32 {
     if let Some(action) = unconditional.or(conditional) {
         return action;
     }
+    let private = arch == Arch::Arm && matches!(number, 0xf_0000..=0xf_000f);
+    if !private && newest(profile, arch).is_some_and(|newest| number > newest) {
+        ENOSYS
+    } else {
+        default
+    }
+}
+
+/// The newest call that the profile names, if what is newer gets ENOSYS: where the default is strict.
+fn newest(profile: &LinuxSeccomp, arch: Arch) -> Option<u32> {
+    let default = profile.default_action().as_u32(profile.default_errno_ret());
+    let calls = || profile.syscalls().iter().flatten();
+    let number_of = |name: &String| table::find(name).and_then(|row| row.number(arch));
     let through = |name: &String| Some(arch.multiplexed(name)?.0.to_owned());
     let active = calls().filter(|e| e.action().as_u32(e.errno_ret()) != default);
     let through = active.flat_map(|e| e.names()).filter_map(through);
@@ -415,13 +430,8 @@ fn model(profile: &LinuxSeccomp, native: Arch, call: &Call) -> u32 {
         .filter_map(|name| number_of(&name))
         .filter(|n| *n < 1024)
         .max();
-    let private = arch == Arch::Arm && matches!(number, 0xf_0000..=0xf_000f);
-    let strict = !private && (default < 0x7ff0_0000 || default == 0x8000_0000);
-    if strict && newest.is_some_and(|newest| number > newest) {
-        ENOSYS
-    } else {
-        default
-    }
+    let strict = default < 0x7ff0_0000 || default == 0x8000_0000;
+    newest.filter(|_| strict)
 }
 
 fn matches(args: &[LinuxSeccompArg], call: &Call, arch: Arch, multiplexed: bool) -> bool {
