@@ -124,10 +124,24 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
             network: settle_network(file.network, &root, &state)?,
             boot_id: boot_id(&flags.boot_id_file)?,
             shim_open_files: None,
+            systemd_cgroup: cgroup_driver(file.cgroup_driver.as_deref())?,
             root,
             state,
         },
     })
+}
+
+/// Who makes control groups; nothing if the node is to decide.
+fn cgroup_driver(name: Option<&str>) -> Result<Option<bool>, Error> {
+    match name {
+        None | Some("auto") => Ok(None),
+        Some("systemd") => Ok(Some(true)),
+        Some("cgroupfs") => Ok(Some(false)),
+        Some(other) => Err(refuse(
+            "cgroup_driver",
+            format!("{other:?} is none of auto, systemd, cgroupfs"),
+        )),
+    }
 }
 
 /// A folder from flag, file or default; relative ones only on the command line.
@@ -496,6 +510,10 @@ mod tests {
                 "listen: \"tcp://1.2.3.4:5\" is not of the form",
             ),
             ("listen = \"unix:///a/\"", "is not of the form"),
+            (
+                "cgroup_driver = \"moon\"",
+                "cgroup_driver: \"moon\" is none of auto, systemd, cgroupfs",
+            ),
             (
                 "default_runtime = \"crun\"",
                 "default_runtime: \"crun\" is none of wrun",

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::time::ClockId;
 use rustix::process::{WaitOptions, set_child_subreaper, setsid, wait};
-use rustix::time::{ClockId, clock_gettime};
 use shim_api::{LISTENER_FD, MAX_PACKET};
 
 use crate::cli::Options;
@@ -290,15 +290,12 @@ impl Service {
     }
 }
 
-/// The time of both clocks.
+/// The time of both clocks. By libc: rustix does without it and wants a vDSO with `getcpu` for
+/// that, which User-mode Linux has not.
 fn now() -> Now {
-    let wall = clock_gettime(ClockId::Realtime);
-    let monotonic = clock_gettime(ClockId::Monotonic);
+    let read = |clock: ClockId| clock.now().map(Duration::from).unwrap_or_default();
     Now {
-        wall: wall
-            .tv_sec
-            .saturating_mul(1_000_000_000)
-            .saturating_add(wall.tv_nsec),
-        monotonic: Duration::try_from(monotonic).unwrap_or_default(),
+        wall: i64::try_from(read(ClockId::CLOCK_REALTIME).as_nanos()).unwrap_or(i64::MAX),
+        monotonic: read(ClockId::CLOCK_MONOTONIC),
     }
 }

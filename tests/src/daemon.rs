@@ -37,6 +37,8 @@ pub struct Daemon {
 /// How a daemon is to be started.
 #[derive(Debug, Default)]
 pub struct Setup {
+    /// Keys of the configuration file, which come before its tables.
+    keys: String,
     config: String,
     mirrors: Vec<(String, String)>,
 }
@@ -46,6 +48,13 @@ impl Setup {
     #[must_use]
     pub fn config(mut self, lines: &str) -> Setup {
         self.config.push_str(lines);
+        self
+    }
+
+    /// Who makes the control groups, in place of the daemon's own choice.
+    #[must_use]
+    pub fn cgroup_driver(mut self, name: &str) -> Setup {
+        self.keys = format!("cgroup_driver = {name:?}\n");
         self
     }
 
@@ -70,7 +79,8 @@ impl Setup {
     pub fn start(self) -> Result<Daemon> {
         let scratch = Scratch::new()?;
         let config = format!(
-            "[network]\nmode = \"builtin\"\nbridge = {:?}\nsubnet = {:?}\n{}",
+            "{}[network]\nmode = \"builtin\"\nbridge = {:?}\nsubnet = {:?}\n{}",
+            self.keys,
             scratch.name(),
             scratch.subnet(),
             self.config

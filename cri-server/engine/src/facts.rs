@@ -12,11 +12,26 @@ const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 /// First kernel with mount_setattr(2).
 const RECURSIVE_READ_ONLY_SINCE: (u32, u32) = (5, 12);
 
-/// Reads all facts.
-pub(crate) fn gather(cgroup_v2: bool) -> NodeFacts {
-    refresh(&NodeFacts {
+/// Is there where systemd is the init system (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+
+/// Reads all facts. `systemd_cgroup` is what the operator wants; without a word systemd makes the
+/// control groups where it is the init system and they are v2: it takes all of them for its own.
+///
+/// # Errors
+///
+/// If systemd shall make them and is not the init system.
+pub(crate) fn gather(
+    cgroup_v2: bool,
+    systemd_cgroup: Option<bool>,
+) -> Result<NodeFacts, &'static str> {
+    let booted = Path::new(SYSTEMD).is_dir();
+    if systemd_cgroup == Some(true) && !booted {
+        return Err("systemd cannot make them: it is not the init system here");
+    }
+    Ok(refresh(&NodeFacts {
         cgroup_v2,
-        systemd_cgroup: false,
+        systemd_cgroup: systemd_cgroup.unwrap_or(booted && cgroup_v2),
         oom_score_floor: oom_score_floor(),
         last_capability: number("/proc/sys/kernel/cap_last_cap").unwrap_or(40),
         held_capabilities: bounding_set(&text("/proc/self/status")),
@@ -27,7 +42,7 @@ pub(crate) fn gather(cgroup_v2: bool) -> NodeFacts {
         hugepage_sizes: hugepage_sizes(),
         architecture: architecture().into(),
         ..NodeFacts::default()
-    })
+    }))
 }
 
 /// The same facts with those read anew that may have changed.
@@ -143,7 +158,8 @@ mod tests {
 
     #[test]
     fn facts_of_this_host() {
-        let facts = gather(false);
+        let facts = gather(false, None).unwrap();
+        assert!(!facts.systemd_cgroup, "not on v1 unless asked for");
         assert!(!facts.hostname.is_empty());
         assert!(facts.last_capability >= 37);
     }

@@ -89,7 +89,7 @@ pub struct HugePages {
 /// Reads the figures of a container that runs; may block.
 pub(crate) fn read(engine: &Inner, container: &Container) -> Result<Figures, Error> {
     let what = || format!("reading the cgroup of container {}", container.id);
-    let group = engine.cgroups.group(&container.cgroup);
+    let group = engine.group(&container.cgroup);
     let group = group.map_err(|error| Error::failed(what(), error))?;
     let processes = group
         .procs()

@@ -84,6 +84,9 @@ pub struct Config {
     pub boot_id: String,
     /// Soft limit of open files that shims get, where it is not the daemon's own.
     pub shim_open_files: Option<u64>,
+    /// Whether systemd makes the control groups of new containers. By default it does where it is
+    /// the init system and control groups are v2.
+    pub systemd_cgroup: Option<bool>,
 }
 
 /// An OCI runtime.
@@ -613,6 +616,17 @@ impl Inner {
         }
     }
 
+    /// A control group as records name it. A name with colons is one of systemd's, whoever makes
+    /// those of new containers.
+    fn group(&self, name: &str) -> Result<cgroup::Group, cgroup::Error> {
+        let driver = if name.contains(':') {
+            cgroup::Driver::Systemd
+        } else {
+            cgroup::Driver::Cgroupfs
+        };
+        self.cgroups.group_by(driver, name)
+    }
+
     /// How the shim of a container is started. `recorded` is the runtime's program for a handler
     /// that is not configured any more.
     fn launch(&self, handler: &str, recorded: &Path, container: &str) -> Launch {
@@ -668,8 +682,9 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 
 /// Nanoseconds since the epoch.
 pub(crate) fn now() -> i64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    time.tv_sec * 1_000_000_000 + time.tv_nsec
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    // A clock that stands before 1970 stands at its beginning.
+    i64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// 64 random hexadecimal digits.

@@ -491,7 +491,6 @@ async fn create_request(
     }
     let group = place
         .engine
-        .cgroups
         .group(&plan.cgroup)
         .map_err(|error| Error::failed("locating the container's cgroup", error))?;
     let text = |path: Option<PathBuf>| {

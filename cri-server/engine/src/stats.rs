@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use cgroup::{Cpu, Driver, Group, Memory, Stats};
+use cgroup::{Cpu, Memory, Stats};
 use pod::lifecycle::ContainerPhase;
 use pod::sandbox::NamespaceMode;
 
@@ -102,7 +102,7 @@ fn usage(engine: &Inner, id: &str, group: Stats) -> Usage {
 /// Reads the control group of a container; may block.
 pub(crate) fn read(engine: &Inner, container: &Container) -> Result<ContainerStats, Error> {
     let what = || format!("reading the cgroup of container {}", container.id);
-    let group = engine.cgroups.group(&container.cgroup);
+    let group = engine.group(&container.cgroup);
     let stats = group.and_then(|group| group.stats());
     let stats = stats.map_err(|error| Error::failed(what(), error))?;
     Ok(ContainerStats {
@@ -135,11 +135,8 @@ pub(crate) fn read_sandbox(engine: &Inner, sandbox: &Sandbox) -> SandboxStats {
 /// The control group that a client made for the pod. The default one is for all pods, and tells
 /// nothing of this one.
 fn of_pod(engine: &Inner, sandbox: &Sandbox) -> Option<Stats> {
-    let parent = sandbox.spec.cgroup_parent.trim_matches('/');
-    if parent.is_empty() {
-        return None;
-    }
-    let group: Group = engine.cgroups.group_by(Driver::Cgroupfs, parent).ok()?;
+    let parent = pod::plan::parent_cgroup(&sandbox.spec.cgroup_parent, &engine.facts)?;
+    let group = engine.group(&parent).ok()?;
     group.stats().ok().filter(|stats| stats.memory.is_some())
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn unfinished(
 /// Whether the OCI runtime or the kernel still knows a container.
 async fn is_left(engine: &Inner, cgroup: &str, launch: &Launch) -> bool {
     let known = launch.runtime_root.join(&launch.container);
-    let group = (!cgroup.is_empty()).then(|| engine.cgroups.group(cgroup));
+    let group = (!cgroup.is_empty()).then(|| engine.group(cgroup));
     blocking(move || known.exists() || matches!(group, Some(Ok(group)) if group.exists())).await
 }
 
@@ -111,7 +111,7 @@ async fn ended(shim: &Arc<Shim>, mut news: mpsc::UnboundedReceiver<News>) -> boo
 /// Ends a container past its shim, then the shim, which did not do it. What cannot be done here is
 /// told by the container's not ending.
 pub(crate) async fn force(engine: &Inner, cgroup: &str, launch: &Launch) {
-    let group = (!cgroup.is_empty()).then(|| engine.cgroups.group(cgroup));
+    let group = (!cgroup.is_empty()).then(|| engine.group(cgroup));
     let launch = launch.clone();
     blocking(move || {
         let container = &launch.container;
@@ -129,7 +129,7 @@ pub(crate) async fn force(engine: &Inner, cgroup: &str, launch: &Launch) {
 pub(crate) async fn lost(engine: &Inner, cgroup: &str, launch: &Launch) -> Result<(), Error> {
     runtimes(launch).await?;
     if !cgroup.is_empty() {
-        let group = engine.cgroups.group(cgroup);
+        let group = engine.group(cgroup);
         let what = || format!("ending the processes of cgroup {cgroup}");
         let group = group.map_err(|error| Error::failed(what(), error))?;
         blocking(move || group.kill())
@@ -143,7 +143,7 @@ pub(crate) async fn lost(engine: &Inner, cgroup: &str, launch: &Launch) -> Resul
         return Ok(());
     }
     let what = || format!("removing cgroup {cgroup}");
-    let group = engine.cgroups.group(cgroup);
+    let group = engine.group(cgroup);
     let group = group.map_err(|error| Error::failed(what(), error))?;
     blocking(move || group.remove())
         .await
@@ -209,7 +209,7 @@ pub(crate) async fn everything(engine: &Engine) -> Result<(), Error> {
 }
 
 fn folders(engine: &Inner) -> io::Result<()> {
-    let parent = engine.cgroups.group(pod::plan::DEFAULT_CGROUP_PARENT);
+    let parent = engine.group(pod::plan::DEFAULT_CGROUP_PARENT);
     if let Err(error) = parent.and_then(|group| group.remove()) {
         tracing::debug!(%error, "the engine's cgroup is in use by another daemon");
     }

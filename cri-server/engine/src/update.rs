@@ -41,7 +41,7 @@ async fn leave_room(engine: &Inner, cgroup: &str, limit: i64) -> Result<(), Erro
         return Ok(());
     };
     let what = "reading what the container uses";
-    let group = engine.cgroups.group(cgroup);
+    let group = engine.group(cgroup);
     let group = group.map_err(|error| Error::failed(what, error))?;
     let stats = blocking(move || group.stats()).await;
     let memory = stats.map_err(|error| Error::failed(what, error))?.memory;
@@ -57,7 +57,7 @@ async fn leave_room(engine: &Inner, cgroup: &str, limit: i64) -> Result<(), Erro
 /// OCI runtimes do not change it: it belongs to processes, not to a control group.
 async fn set_oom_score(engine: &Inner, cgroup: &str, score: i32) -> Result<(), Error> {
     let what = || format!("setting the oom score of cgroup {cgroup}");
-    let group = engine.cgroups.group(cgroup);
+    let group = engine.group(cgroup);
     let group = group.map_err(|error| Error::failed(what(), error))?;
     let set = blocking(move || {
         for pid in group.procs()? {

@@ -30,9 +30,13 @@ fn main() -> Result<()> {
     let digest = images::push_all(&registry)?;
     let program = folder.path().join("critest");
     images::adapt_critest(&critest, &program, &digest)?;
+    let setup = match &options.cgroup_driver {
+        Some(driver) => Daemon::setup().cgroup_driver(driver),
+        None => Daemon::setup(),
+    };
     let daemon = images::HOSTS
         .iter()
-        .fold(Daemon::setup(), |setup, host| setup.mirror(host, &registry))
+        .fold(setup, |setup, host| setup.mirror(host, &registry))
         .config(&options.config)
         .start()?;
     println!("conformance: critest {}", options.describe());
@@ -54,13 +58,15 @@ struct Options {
     critest: Vec<String>,
     /// More configuration for the daemon.
     config: String,
+    /// Who makes the control groups, if not by the daemon's own choice.
+    cgroup_driver: Option<String>,
     /// Where logs and report are kept.
     out: std::path::PathBuf,
 }
 
 impl Options {
-    /// `--runc PATH` makes that the default runtime; `--out FOLDER` keeps the logs; the rest is
-    /// critest's.
+    /// `--runc PATH` makes that the default runtime; `--cgroup-driver NAME` the maker of control
+    /// groups; `--out FOLDER` keeps the logs; the rest is critest's.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
         let mut options = Options {
             out: "target/conformance".into(),
@@ -73,6 +79,10 @@ impl Options {
                     // The key of the whole file has to come before its tables; a dotted one may not.
                     options.config = format!("[runtimes.runc]\npath = {path:?}\n");
                     options.critest.push("--runtime-handler=runc".into());
+                }
+                "--cgroup-driver" => {
+                    let name = arguments.next().context("--cgroup-driver wants a name")?;
+                    options.cgroup_driver = Some(name);
                 }
                 "--out" => options.out = arguments.next().context("--out wants a folder")?.into(),
                 _ => options.critest.push(argument),

@@ -32,6 +32,17 @@ pub(super) fn path(parent: &str, id: &str, facts: &NodeFacts) -> Result<String, 
     }
 }
 
+/// The control group `parent` itself, named as [`path`] names groups; none where the client names
+/// none.
+pub fn parent_cgroup(parent: &str, facts: &NodeFacts) -> Option<String> {
+    let path = parent.trim_matches('/');
+    match path.rsplit('/').next() {
+        None | Some("") => None,
+        Some(slice) if facts.systemd_cgroup => Some(format!("::{slice}")),
+        Some(_) => Some(format!("/{path}")),
+    }
+}
+
 /// The last part of the path is the slice's whole name.
 fn slice(parent: &str) -> Result<&str, PlanError> {
     match parent.trim_end_matches('/').rsplit('/').next() {
@@ -72,6 +83,23 @@ mod tests {
         check(false, "k8s", Ok("/k8s/abc"));
         check(false, "/kubepods/../..", Err(()));
         check(false, "a:b", Err(()));
+    }
+
+    #[test]
+    fn the_parent_itself() {
+        let check = |systemd_cgroup: bool, parent: &str, expect: Option<&str>| {
+            let facts = NodeFacts {
+                systemd_cgroup,
+                ..Default::default()
+            };
+            assert_eq!(parent_cgroup(parent, &facts).as_deref(), expect, "{parent}");
+        };
+        check(false, "", None);
+        check(true, "/", None);
+        check(false, "kubepods/podx/", Some("/kubepods/podx"));
+        check(false, "/x.slice", Some("/x.slice"));
+        check(true, "/k.slice/k-x.slice", Some("::k-x.slice"));
+        check(true, "k-x.slice", Some("::k-x.slice"));
     }
 
     #[test]

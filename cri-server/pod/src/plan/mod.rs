@@ -33,7 +33,7 @@ use crate::container::{Accounts, Device, ImageFacts};
 use crate::facts::HostDevice;
 use crate::sandbox::{SandboxSpec, UserNamespace};
 
-pub use cgroup::DEFAULT_CGROUP_PARENT;
+pub use cgroup::{DEFAULT_CGROUP_PARENT, parent_cgroup};
 pub use container::plan_container;
 pub use resources::{oom_score_adj as plan_oom_score, plan_resources};
 pub use sandbox::plan_sandbox;
