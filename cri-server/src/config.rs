@@ -117,6 +117,12 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
             runtimes: settle_runtimes(&file.runtimes, &default_runtime, programs)?,
             default_runtime,
             shim: program("the shim", &programs.join(SHIM))?,
+            cdi_spec_dirs: file
+                .cdi_spec_dirs
+                .unwrap_or_else(|| vec!["/etc/cdi".into(), "/var/run/cdi".into()])
+                .iter()
+                .map(|path| absolute("cdi_spec_dirs", path))
+                .collect::<Result<_, _>>()?,
             image: image::Config {
                 root: root.join("images"),
                 registry_config,

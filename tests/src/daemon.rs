@@ -54,7 +54,14 @@ impl Setup {
     /// Who makes the control groups, in place of the daemon's own choice.
     #[must_use]
     pub fn cgroup_driver(mut self, name: &str) -> Setup {
-        self.keys = format!("cgroup_driver = {name:?}\n");
+        self.keys.push_str(&format!("cgroup_driver = {name:?}\n"));
+        self
+    }
+
+    /// More keys for the configuration file, outside of its tables: whole lines.
+    #[must_use]
+    pub fn keys(mut self, lines: &str) -> Setup {
+        self.keys.push_str(lines);
         self
     }
 

@@ -11,6 +11,7 @@
 //! The engine never knows CRI, gRPC or HTTP, nor an OCI runtime's command line (that is the
 //! shim's), nor a byte of a container's log.
 
+mod cdi;
 mod ending;
 mod error;
 mod events;
@@ -76,6 +77,8 @@ pub struct Config {
     pub default_runtime: String,
     /// The shim program.
     pub shim: PathBuf,
+    /// Folders with vendors' files about devices (CDI); a later one outweighs an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Images.
     pub image: image::Config,
     /// Network.

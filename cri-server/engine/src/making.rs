@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::mount::MsFlags;
 use oci_spec::runtime::Spec;
 use pod::lifecycle::SandboxPhase;
-use pod::plan::{ContainerInputs, ContainerPlan, Namespace, SandboxPlan};
+use pod::plan::{ContainerInputs, ContainerPlan, Edits, Namespace, SandboxPlan};
 use pod::sandbox::{IdRange, UserNamespace};
 use pod::{ContainerSpec, NodeFacts};
 use shim_api::{Create, Start, State, reply, request, state_reply};
@@ -24,7 +24,7 @@ use crate::owned::{OwnedContainer, Pod, Process};
 use crate::shim::{Launch, News, Shim};
 use crate::store::{self, ContainerRecord, SandboxRecord};
 use crate::{
-    Inner, LOCK, blocking, facts, namespaces, new_id, now, rootfs, shim, teardown, volumes,
+    Inner, LOCK, blocking, cdi, facts, namespaces, new_id, now, rootfs, shim, teardown, volumes,
 };
 
 /// How long the sources of mounts may take to answer: behind them may be a server that is gone.
@@ -384,6 +384,7 @@ fn image_missing(name: &str) -> Error {
 struct Lookups {
     sources: Vec<PathBuf>,
     devices: Vec<(pod::facts::HostDevice, pod::container::Device)>,
+    edits: Edits,
     seccomp: Option<String>,
 }
 
@@ -397,11 +398,13 @@ async fn look_up(engine: &Inner, spec: &Arc<ContainerSpec>) -> Result<Lookups, E
         )));
     };
     let spec = Arc::clone(spec);
+    let cdi = engine.config.cdi_spec_dirs.clone();
     let work = blocking(move || {
         let _permit = permit;
         Ok(Lookups {
             sources: rootfs::mount_sources(&spec.mounts)?,
             devices: rootfs::devices(&spec.devices)?,
+            edits: cdi::edits(&cdi, &cdi::wanted(&spec))?,
             seccomp: rootfs::seccomp_profile(&spec.security.seccomp)?,
         })
     });
@@ -439,6 +442,7 @@ async fn plan(
         accounts: &accounts,
         target_pid: place.target_pid,
         devices: &lookups.devices,
+        edits: &lookups.edits,
         seccomp_profile: lookups.seccomp.as_deref(),
         mount_sources: &lookups.sources,
     };

@@ -159,7 +159,7 @@ pub(crate) fn all_devices() -> Vec<HostDevice> {
     found.into_iter().map(|(device, _)| device).collect()
 }
 
-fn host_device(path: &Path, metadata: &fs::Metadata) -> Option<HostDevice> {
+pub(crate) fn host_device(path: &Path, metadata: &fs::Metadata) -> Option<HostDevice> {
     let kind = metadata.file_type();
     (kind.is_block_device() || kind.is_char_device()).then(|| HostDevice {
         path: path.to_string_lossy().into(),

@@ -30,6 +30,9 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Devices of the host.
     pub devices: Vec<Device>,
+    /// Devices by the names that their vendors give them (CDI), `vendor.example/class=name`.
+    #[serde(default)]
+    pub cdi_devices: Vec<String>,
     /// Labels, given back unaltered.
     pub labels: BTreeMap<String, String>,
     /// Annotations, given back unaltered.

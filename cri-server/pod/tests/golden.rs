@@ -115,6 +115,7 @@ fn check(name: &str, spec: &ContainerSpec, sandbox: &SandboxSpec, facts: &NodeFa
         accounts: &accounts(),
         target_pid: None,
         devices: &devices,
+        edits: &Default::default(),
         seccomp_profile: None,
         mount_sources: &[],
     };

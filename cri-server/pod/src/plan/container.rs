@@ -11,7 +11,7 @@ use super::identity::Identity;
 use super::selinux::Labels;
 use super::{
     ContainerInputs, ContainerPlan, OCI_VERSION, PlanError, apparmor, capabilities, cgroup, check,
-    devices, identity, mounts, namespaces, process, resources, seccomp, selinux, signals,
+    devices, edits, identity, mounts, namespaces, process, resources, seccomp, selinux, signals,
 };
 use crate::container::{ContainerSpec, Security};
 use crate::facts::NodeFacts;
@@ -31,31 +31,35 @@ pub fn plan_container(
     facts: &NodeFacts,
 ) -> Result<ContainerPlan, PlanError> {
     check_spec(spec, inputs.sandbox)?;
-    let identity = identity::resolve(&spec.security, &inputs.image.user, inputs.accounts)?;
+    let mut identity = identity::resolve(&spec.security, &inputs.image.user, inputs.accounts)?;
     let granted = capabilities::plan(&spec.security, facts)?;
     let labels = selinux::plan(&spec.security, facts)?;
-    let env = process::env(
+    edits::add_groups(inputs.edits, &mut identity.groups);
+    let mut env = process::env(
         spec,
         inputs.image,
         super::sandbox::hostname(inputs.sandbox, facts),
     )?;
+    edits::add_env(inputs.edits, &mut env)?;
     let cgroup = cgroup::path(&inputs.sandbox.cgroup_parent, inputs.id, facts)?;
     let (stop_signal, stop_signal_name) = signals::stop_signal(spec, inputs.image)?;
 
     let mut process = process(spec, inputs, facts, &identity, &env)?;
     process.set_capabilities(Some(granted.to_oci()));
     process.set_selinux_label(labels.as_ref().map(|labels| labels.process.clone()));
-    let mounts = mounts::plan(spec, inputs, facts)?;
+    let mut mounts = mounts::plan(spec, inputs, facts)?;
+    edits::add_mounts(inputs.edits, &mut mounts.list)?;
     let mut linux = linux(spec, inputs, facts, granted, labels)?;
     linux.set_rootfs_propagation(mounts.rootfs_propagation);
     linux.set_cgroups_path(Some(PathBuf::from(&cgroup)));
-    let spec = assemble(
+    let mut spec = assemble(
         process,
         mounts.list,
         linux,
         annotations(spec, inputs),
         spec.security.readonly_rootfs,
     );
+    spec.set_hooks(edits::hooks(inputs.edits));
     Ok(ContainerPlan {
         spec,
         cgroup,
@@ -156,7 +160,8 @@ fn linux(
     labels: Option<Labels>,
 ) -> Result<Linux, PlanError> {
     let security = &spec.security;
-    let Devices { nodes, rules } = devices::plan(security, inputs.devices, facts)?;
+    let asked = [inputs.devices, inputs.edits.devices.as_slice()].concat();
+    let Devices { nodes, rules } = devices::plan(security, &asked, facts)?;
     let mut limits = resources::plan_resources(&spec.resources, facts)?;
     limits.set_devices(Some(rules));
     let mut linux = Linux::default();
@@ -247,6 +252,7 @@ mod tests {
             accounts: &Accounts::default(),
             target_pid: None,
             devices: &[],
+            edits: &Default::default(),
             seccomp_profile: None,
             mount_sources: &[],
         };

@@ -11,6 +11,7 @@ mod cgroup;
 mod check;
 mod container;
 mod devices;
+mod edits;
 mod files;
 mod identity;
 mod init;
@@ -35,6 +36,7 @@ use crate::sandbox::{SandboxSpec, UserNamespace};
 
 pub use cgroup::{DEFAULT_CGROUP_PARENT, parent_cgroup};
 pub use container::plan_container;
+pub use edits::{EditHook, EditMount, Edits, HookPoint};
 pub use resources::{oom_score_adj as plan_oom_score, plan_resources};
 pub use sandbox::plan_sandbox;
 
@@ -118,6 +120,8 @@ pub struct ContainerInputs<'a> {
     /// [`ContainerSpec::devices`](crate::ContainerSpec::devices) (folders spread out), each with the
     /// path that it gets in the container and its permissions.
     pub devices: &'a [(HostDevice, Device)],
+    /// What vendors add for [`ContainerSpec::cdi_devices`](crate::ContainerSpec::cdi_devices).
+    pub edits: &'a Edits,
     /// Text of the localhost seccomp profile, if one was asked for.
     pub seccomp_profile: Option<&'a str>,
     /// For each mount of the specification: where its source really lies (links resolved).

@@ -270,6 +270,7 @@ mod tests {
             accounts: &Accounts::default(),
             target_pid: None,
             devices: &[],
+            edits: &Default::default(),
             seccomp_profile: None,
             mount_sources: &[],
         };

@@ -29,12 +29,6 @@ pub(in crate::rpc) fn container(
     if config.windows.is_some() {
         return Err(unsupported("config.windows", "this is a Linux node"));
     }
-    if !config.cdi_devices.is_empty() {
-        return Err(unsupported(
-            "config.CDI_devices",
-            "CDI devices are not supported",
-        ));
-    }
     let linux = config.linux.unwrap_or_default();
     Ok(ContainerSpec {
         name: filled("config.metadata.name", metadata.name)?,
@@ -47,6 +41,7 @@ pub(in crate::rpc) fn container(
         env: each("config.envs", config.envs, variable)?,
         mounts: each("config.mounts", config.mounts, mount)?,
         devices: each("config.devices", config.devices, device)?,
+        cdi_devices: each("config.CDI_devices", config.cdi_devices, cdi_device)?,
         labels: pairs("config.labels", config.labels)?,
         annotations: pairs("config.annotations", config.annotations)?,
         log_path: log_path("config.log_path", config.log_path)?,
@@ -60,6 +55,11 @@ pub(in crate::rpc) fn container(
         security: security(linux.security_context.unwrap_or_default(), of_pod)?,
         stop_signal: stop_signal("config.stop_signal", config.stop_signal)?,
     })
+}
+
+/// A device by the name that its vendor gives it.
+fn cdi_device(field: &str, device: cri::CdiDevice) -> Result<String, Refused> {
+    filled(&format!("{field}.name"), device.name)
 }
 
 fn variable(field: &str, pair: cri::KeyValue) -> Result<(String, String), Refused> {
