@@ -31,6 +31,8 @@ const MAX_INTERFACE: usize = 15;
 pub(crate) struct Settings {
     /// Path of the socket on which CRI is served.
     pub(crate) listen: PathBuf,
+    /// Path of the socket on which cAdvisor's questions are answered, where there is one.
+    pub(crate) containerd: Option<PathBuf>,
     /// What gets logged.
     pub(crate) log: Targets,
     /// Where exec, attach and port-forward are served.
@@ -109,8 +111,15 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
         "/etc/wherry/certs.d",
     )?;
     let default_runtime = file.default_runtime.unwrap_or_else(|| OWN_RUNTIME.into());
+    let listen_on = flags.listen.clone().or(file.listen);
+    let listen_on = listen_on.unwrap_or_else(|| "unix:///run/wherry/wherryd.sock".into());
+    let listen_on = listen("listen", &listen_on)?;
+    let containerd = file
+        .containerd
+        .map(|value| settle_containerd(&value, &listen_on));
+    let containerd = containerd.transpose()?;
     Ok(Settings {
-        listen: listen(flags.listen.clone().or(file.listen))?,
+        listen: listen_on,
         streaming: settle_streaming(file.streaming)?,
         log: log_targets(file.log_level.as_deref().unwrap_or("info"))?,
         engine: engine::Config {
@@ -131,9 +140,11 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
             boot_id: boot_id(&flags.boot_id_file)?,
             shim_open_files: None,
             systemd_cgroup: cgroup_driver(file.cgroup_driver.as_deref())?,
+            pod_process: containerd.is_some(),
             root,
             state,
         },
+        containerd,
     })
 }
 
@@ -194,17 +205,28 @@ fn check_socket_path(key: &str, path: &Path) -> Result<(), Error> {
 }
 
 /// The path in `unix:///path` (or a plain absolute path).
-fn listen(value: Option<String>) -> Result<PathBuf, Error> {
-    let value = value.unwrap_or_else(|| "unix:///run/wherry/wherryd.sock".into());
-    let path = value.strip_prefix("unix://").unwrap_or(&value);
+fn listen(key: &str, value: &str) -> Result<PathBuf, Error> {
+    let path = value.strip_prefix("unix://").unwrap_or(value);
     if !path.starts_with('/') || path.ends_with('/') {
         return Err(refuse(
-            "listen",
+            key,
             format!("{value:?} is not of the form unix:///path"),
         ));
     }
-    check_socket_path("listen", Path::new(path))?;
+    check_socket_path(key, Path::new(path))?;
     Ok(path.into())
+}
+
+/// The socket for cAdvisor: not that of CRI, which has other services.
+fn settle_containerd(value: &str, cri: &Path) -> Result<PathBuf, Error> {
+    let path = listen("containerd.listen", value)?;
+    if path == cri {
+        return Err(refuse(
+            "containerd.listen",
+            format!("{path:?} is the socket of CRI"),
+        ));
+    }
+    Ok(path)
 }
 
 fn log_targets(level: &str) -> Result<Targets, Error> {
@@ -418,6 +440,24 @@ mod tests {
         assert!(
             error.contains(expect),
             "{text}\n  gave: {error}\n  not:  {expect}"
+        );
+    }
+
+    #[test]
+    fn a_second_socket() {
+        let none = load_text("", |_| {}).unwrap();
+        assert_eq!((none.containerd, none.engine.pod_process), (None, false));
+        let text = "[containerd]\nlisten = \"unix:///run/c.sock\"\n";
+        let some = load_text(text, |_| {}).unwrap();
+        assert_eq!(some.containerd.as_deref(), Some(Path::new("/run/c.sock")));
+        assert!(some.engine.pod_process, "cAdvisor knows a pod by a process");
+        refused(
+            "[containerd]\nlisten = \"tcp://localhost\"\n",
+            "containerd.listen: \"tcp://localhost\" is not of the form unix:///path",
+        );
+        refused(
+            "listen = \"unix:///run/c.sock\"\n[containerd]\nlisten = \"/run/c.sock\"\n",
+            "containerd.listen: \"/run/c.sock\" is the socket of CRI",
         );
     }
 

@@ -6,6 +6,7 @@
 mod cli;
 mod config;
 mod connections;
+mod containerd;
 mod control;
 mod rpc;
 mod serve;

@@ -16,12 +16,14 @@ use tonic::service::Routes;
 
 use crate::config::Settings;
 use crate::socket::{self, Bound};
-use crate::{connections, control, rpc};
+use crate::{connections, containerd, control, rpc};
 
 /// Mode of the CRI socket: root and its group.
 const CRI_MODE: u32 = 0o660;
 /// Mode of the operator's socket: root only.
 const CONTROL_MODE: u32 = 0o600;
+/// Mode of the socket for cAdvisor, which is part of a kubelet: root only.
+const CONTAINERD_MODE: u32 = 0o600;
 /// How long requests that are under way at a stop may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -52,14 +54,24 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<()> {
     check_user()?;
     socket::check_free(&settings.listen)?;
     socket::check_free(&operator_path)?;
+    if let Some(path) = &settings.containerd {
+        socket::check_free(path)?;
+    }
     let folders = Folders::of(&settings.engine);
     let engine = Arc::new(Box::pin(Engine::open(settings.engine)).await?);
     let cri = socket::bind(&settings.listen, CRI_MODE)?;
     let operator = socket::bind(&operator_path, CONTROL_MODE)?;
+    let containerd = settings.containerd.as_deref();
+    let containerd = containerd.map(|path| socket::bind(path, CONTAINERD_MODE));
+    let sockets = Sockets {
+        cri,
+        operator,
+        containerd: containerd.transpose()?,
+    };
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
     let streaming = streaming::Server::bind(settings.streaming).await;
     let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
-    let why = Box::pin(serve_both(&engine, &streaming, cri, operator)).await?;
+    let why = Box::pin(serve_all(&engine, &streaming, sockets)).await?;
     tracing::info!(?why, "stopped");
     drop(engine);
     if why == Stop::Reset {
@@ -91,12 +103,18 @@ fn raise_open_files() -> Option<u64> {
     before.current
 }
 
-/// Serves CRI and the operator until told to stop; says why it stopped.
-async fn serve_both(
-    engine: &Arc<Engine>,
-    streaming: &Arc<streaming::Server>,
+/// Every socket of the daemon, bound.
+struct Sockets {
     cri: Bound,
     operator: Bound,
+    containerd: Option<Bound>,
+}
+
+/// Serves clients, cAdvisor and the operator until told to stop; says why it stopped.
+async fn serve_all(
+    engine: &Arc<Engine>,
+    streaming: &Arc<streaming::Server>,
+    sockets: Sockets,
 ) -> Result<Stop> {
     let (stop, stopped) = watch::channel(Stop::No);
     let (drained, is_drained) = watch::channel(false);
@@ -110,13 +128,24 @@ async fn serve_both(
             // They would never end by themselves, and a stop waits for all requests.
             engine.close_events();
         };
-        let served = serve_one(rpc::routes(engine, streaming), cri, begun).await;
+        let served = serve_one(rpc::routes(engine, streaming), sockets.cri, begun).await;
         drained.send_replace(true);
         served
     };
-    let operator = serve_one(operator_routes, operator, until(stopped.clone(), ended));
+    let operator = serve_one(
+        operator_routes,
+        sockets.operator,
+        until(stopped.clone(), ended),
+    );
+    let cadvisor = async {
+        let Some(socket) = sockets.containerd else {
+            return Ok(());
+        };
+        let begun = until(stopped.clone(), begun);
+        serve_one(containerd::routes(engine), socket, begun).await
+    };
     tokio::select! {
-        result = async { tokio::try_join!(cri, operator) } => { result?; }
+        result = async { tokio::try_join!(cri, operator, cadvisor) } => { result?; }
         () = overdue(stopped.clone()) => tracing::warn!("requests still under way are cut off"),
         never = reset_when_asked(engine, wishes, is_drained, &stop) => match never {},
         never = stop_on_signal(terminated, interrupted, &stop) => match never {},

@@ -24,6 +24,9 @@ pub fn programs() -> PathBuf {
     })
 }
 
+/// The second socket's name.
+const CONTAINERD: &str = "containerd.sock";
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -41,6 +44,7 @@ pub struct Setup {
     keys: String,
     config: String,
     mirrors: Vec<(String, String)>,
+    containerd: bool,
 }
 
 impl Setup {
@@ -71,6 +75,13 @@ impl Setup {
         self.config(&runtime_table(name, path))
     }
 
+    /// Serves the second socket too, for cAdvisor.
+    #[must_use]
+    pub fn containerd(mut self) -> Setup {
+        self.containerd = true;
+        self
+    }
+
     /// Sends the names of a registry to one on loopback.
     #[must_use]
     pub fn mirror(mut self, host: &str, registry: &Registry) -> Setup {
@@ -85,13 +96,17 @@ impl Setup {
     /// If it does not come up; its log is in the error.
     pub fn start(self) -> Result<Daemon> {
         let scratch = Scratch::new()?;
-        let config = format!(
+        let mut config = format!(
             "{}[network]\nmode = \"builtin\"\nbridge = {:?}\nsubnet = {:?}\n{}",
             self.keys,
             scratch.name(),
             scratch.subnet(),
             self.config
         );
+        if self.containerd {
+            let socket = scratch.join(CONTAINERD).display().to_string();
+            write!(config, "[containerd]\nlisten = \"unix://{socket}\"\n")?;
+        }
         for (host, mirror) in &self.mirrors {
             let folder = scratch.join("certs.d").join(host);
             fs::create_dir_all(&folder)?;
@@ -146,6 +161,11 @@ impl Daemon {
     /// The socket of CRI.
     pub fn socket(&self) -> PathBuf {
         self.scratch.join("cri.sock")
+    }
+
+    /// The socket on which cAdvisor's questions are answered, where that was asked for.
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.scratch.join(CONTAINERD)
     }
 
     /// Folder for what survives a reboot.

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use pod::lifecycle::{self, SandboxPhase, Stop};
+use pod::sandbox::PidMode;
 use shim_api::ExitRecord;
 use tokio::time::Instant;
 
@@ -275,10 +276,13 @@ impl PodTask {
         self.tell_end(id).await;
     }
 
-    /// The built-in init has gone, and with it every process of the shared namespace.
+    /// The built-in init has gone, and with it every process of the namespace, if that is shared.
     async fn init_gone(&mut self) {
         if let Some(init) = &mut self.pod.init {
             (init.shim, init.pid) = (None, None);
+        }
+        if self.pod.record.spec.namespaces.pid != PidMode::Pod {
+            return self.pod.publish();
         }
         if self.pod.record.phase == SandboxPhase::Ready {
             tracing::warn!(

@@ -90,6 +90,8 @@ pub struct Config {
     /// Whether systemd makes the control groups of new containers. By default it does where it is
     /// the init system and control groups are v2.
     pub systemd_cgroup: Option<bool>,
+    /// Every pod gets a process of its own, for those who know a pod by one.
+    pub pod_process: bool,
 }
 
 /// An OCI runtime.
@@ -396,6 +398,34 @@ impl Engine {
     /// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::Invalid`].
     pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
         self.inner.view.container(id)
+    }
+
+    /// A container by its whole id, also one that is being made: then without process and phase of
+    /// its own yet.
+    #[must_use]
+    pub fn announced_container(&self, id: &str) -> Option<Arc<Container>> {
+        self.inner.view.announced(id)
+    }
+
+    /// What was asked for in a sandbox, by its whole id, also in one that is being made.
+    #[must_use]
+    pub fn announced_sandbox(&self, id: &str) -> Option<Arc<SandboxSpec>> {
+        let pods = self.inner.pods.lock().expect(LOCK);
+        pods.by_id.get(id).map(|handle| Arc::clone(&handle.spec))
+    }
+
+    /// The OCI specification, as JSON, of a container or of a sandbox's own process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if nothing of that id has one.
+    pub async fn oci_spec(&self, id: &str) -> Result<Vec<u8>, Error> {
+        let known = self.announced_container(id).is_some() || self.announced_sandbox(id).is_some();
+        let config = self.inner.paths.bundle(id).join("config.json");
+        let read = move || known.then(|| std::fs::read(config).ok()).flatten();
+        blocking(read)
+            .await
+            .ok_or_else(|| Error::container_not_found(id))
     }
 
     /// All containers.

@@ -14,13 +14,13 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::Spec;
 use pod::lifecycle::SandboxPhase;
 use pod::plan::{ContainerInputs, ContainerPlan, Edits, Namespace, SandboxPlan};
-use pod::sandbox::{IdRange, UserNamespace};
+use pod::sandbox::{IdRange, PidMode, UserNamespace};
 use pod::{ContainerSpec, NodeFacts};
 use shim_api::{Create, Start, State, reply, request, state_reply};
 use tokio::sync::mpsc;
 
 use crate::error::Error;
-use crate::owned::{OwnedContainer, Pod, Process};
+use crate::owned::{self, OwnedContainer, Pod, Process};
 use crate::shim::{Launch, News, Shim};
 use crate::store::{self, ContainerRecord, SandboxRecord};
 use crate::{
@@ -43,6 +43,7 @@ pub(crate) async fn sandbox(pod: &mut Pod) -> Result<(), Error> {
     let paths = engine.paths.for_plan(&id, &engine.config.shim);
     let facts = facts::refresh(&engine.facts_of(&pod.record.spec.handler));
     let plan = pod::plan_sandbox(&id, &pod.record.spec, &paths, &facts)?;
+    pod.record.has_init = plan.init.is_some();
     keep_sandbox(&engine, &pod.record).await?;
     prepare(&engine, &id, &pod.record.spec.log_directory, plan.clone()).await?;
     if plan.namespaces.contains(&Namespace::Network) {
@@ -203,7 +204,7 @@ fn port(mapping: &pod::sandbox::PortMapping) -> network::Port {
     }
 }
 
-/// Starts the built-in init of a shared process id namespace, and pins that namespace.
+/// Starts the built-in init, and pins its process id namespace if it is to be shared.
 async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
     let engine = Arc::clone(&pod.engine);
     let id = pod.record.id.clone();
@@ -220,6 +221,9 @@ async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
     begin(process, &pod.teller, &Create::default()).await?;
     let shim = process.shim.clone().expect("it was just connected");
     shim.call(request::Call::Start(Start {}), &[]).await?;
+    if pod.record.spec.namespaces.pid != PidMode::Pod {
+        return Ok(());
+    }
     let (pid, folder) = (
         process.pid.unwrap_or_default(),
         engine.paths.namespaces(&id),
@@ -322,6 +326,7 @@ pub(crate) async fn container(
     };
     container.process.shim = None;
     let id = container.record.id.clone();
+    engine.view.withdraw(&id);
     engine.shims.lock().expect(LOCK).remove(&id);
     let launch = &container.process.launch;
     let undone = teardown::unfinished(engine, &container.record, launch).await;
@@ -359,6 +364,9 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
     let create = create_request(place, &container.record, &plan).await?;
     let bundle = container.process.launch.bundle.clone();
     blocking(move || write_bundle(&bundle, &plan.spec)).await?;
+    engine
+        .view
+        .announce(owned::picture(engine, &place.sandbox, container));
     begin(&mut container.process, &place.teller, &create).await?;
     if let Some(shim) = &container.process.shim {
         remember(engine, &container.record.id, shim);

@@ -31,7 +31,7 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 pub(crate) struct Pod {
     pub(crate) engine: Arc<Inner>,
     pub(crate) record: SandboxRecord,
-    /// The built-in init of a shared process id namespace.
+    /// The built-in init: of a shared process id namespace, or only to be seen.
     pub(crate) init: Option<Process>,
     pub(crate) containers: BTreeMap<String, OwnedContainer>,
     /// For shims to tell their news. Unbounded, but each connection says two things at most.
@@ -170,7 +170,11 @@ impl Process {
 }
 
 /// A container as the view shows it.
-fn picture(engine: &Inner, sandbox: &SandboxRecord, container: &OwnedContainer) -> Container {
+pub(crate) fn picture(
+    engine: &Inner,
+    sandbox: &SandboxRecord,
+    container: &OwnedContainer,
+) -> Container {
     let record = &container.record;
     Container {
         id: record.id.clone(),

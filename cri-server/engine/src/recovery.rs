@@ -51,7 +51,10 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
     };
     let inner = Arc::new(Inner {
         features: handlers::gather(&config, kernel).await,
-        facts,
+        facts: pod::NodeFacts {
+            pod_process: config.pod_process,
+            ..facts
+        },
         config,
         paths,
         cgroups,
@@ -341,12 +344,13 @@ fn namespaces_live(pod: &Pod) -> bool {
 }
 
 fn recover_init(pod: &mut Pod) {
-    if pod.record.spec.namespaces.pid != PidMode::Pod {
+    let shared = pod.record.spec.namespaces.pid == PidMode::Pod;
+    if !shared && !pod.record.has_init {
         return;
     }
     let launch = pod.engine.launch_in(&pod.record, &pod.record.id);
     let shim = making::reconnect(&launch, &pod.teller).ok().flatten();
-    if shim.is_none() && pod.record.phase == SandboxPhase::Ready {
+    if shared && shim.is_none() && pod.record.phase == SandboxPhase::Ready {
         pod.record.phase = SandboxPhase::NotReady;
         pod.record.ips.clear();
     }

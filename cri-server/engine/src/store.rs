@@ -34,6 +34,9 @@ pub(crate) struct SandboxRecord {
     /// What the client last said of the pod's resources.
     #[serde(default)]
     pub(crate) budget: Budget,
+    /// It has an init, or is about to.
+    #[serde(default)]
+    pub(crate) has_init: bool,
 }
 
 impl SandboxRecord {
@@ -53,6 +56,7 @@ impl SandboxRecord {
             ips: Vec::new(),
             cni_result: String::new(),
             budget: Budget::default(),
+            has_init: false,
         }
     }
 }

@@ -108,6 +108,8 @@ pub(crate) struct View {
     pub(crate) listeners: Listeners,
     pods: RwLock<BTreeMap<String, Arc<Sandbox>>>,
     containers: RwLock<BTreeMap<String, Arc<Container>>>,
+    /// Containers that are being made: of these the kernel shows traces before they are published.
+    announced: RwLock<BTreeMap<String, Arc<Container>>>,
 }
 
 const LOCK: &str = "no thread panics while it holds this lock";
@@ -135,8 +137,27 @@ impl View {
             .write()
             .expect(LOCK)
             .insert(id.clone(), Arc::new(container));
+        self.withdraw(&id);
         let changes = events::of_container(before.map(|before| before.phase), phase);
         self.tell(&id, &changes, self.sandbox(&sandbox).ok().as_ref());
+    }
+
+    /// Makes a container known that is being made.
+    pub(crate) fn announce(&self, container: Container) {
+        let mut announced = self.announced.write().expect(LOCK);
+        announced.insert(container.id.clone(), Arc::new(container));
+    }
+
+    /// Takes an announcement back: it is published now, or will not be.
+    pub(crate) fn withdraw(&self, id: &str) {
+        self.announced.write().expect(LOCK).remove(id);
+    }
+
+    /// A container by its whole id, published or announced.
+    pub(crate) fn announced(&self, id: &str) -> Option<Arc<Container>> {
+        // In this order: what is published meanwhile is found in one or the other.
+        let announced = self.announced.read().expect(LOCK).get(id).cloned();
+        announced.or_else(|| self.containers.read().expect(LOCK).get(id).cloned())
     }
 
     pub(crate) fn drop_sandbox(&self, id: &str) {

@@ -34,6 +34,8 @@ pub struct NodeFacts {
     pub hugepage_sizes: Vec<String>,
     /// Devices of the host's `/dev`, for privileged containers.
     pub devices: Vec<HostDevice>,
+    /// Every pod gets a process of its own, for programs that know a pod by one (cAdvisor).
+    pub pod_process: bool,
     /// The machine's architecture as in Go (`amd64`, `arm64`).
     pub architecture: String,
 }

@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) runtimes: BTreeMap<String, String>,
     pub(super) network: NetworkFile,
     pub(super) streaming: StreamingFile,
+    pub(super) containerd: Option<String>,
     pub(super) log_level: Option<String>,
 }
 
@@ -56,6 +57,7 @@ impl File {
             runtimes: runtimes(top.section("runtimes")?)?,
             network: NetworkFile::parse(top.section("network")?)?,
             streaming: StreamingFile::parse(top.section("streaming")?)?,
+            containerd: containerd(top.section("containerd")?)?,
             log_level: log_level(top.section("log")?)?,
         };
         top.finish()?;
@@ -100,6 +102,13 @@ fn runtimes(section: Section) -> Result<BTreeMap<String, String>, KeyError> {
         runtimes.insert(name, path);
     }
     Ok(runtimes)
+}
+
+/// `[containerd] listen = "..."`.
+fn containerd(mut section: Section) -> Result<Option<String>, KeyError> {
+    let listen = section.string("listen")?;
+    section.finish()?;
+    Ok(listen)
 }
 
 /// `[log] level = "..."`.

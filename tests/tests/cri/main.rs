@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod cadvisor;
 mod cdi;
 mod containerd;
 mod events;

@@ -6,10 +6,11 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
+    ("containerd-api", &[]),
     ("sys", &[]),
     ("netlink", &[]),
     ("cgroup", &["sys"]),
@@ -29,6 +30,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
         &[
             "cri-api",
             "control-api",
+            "containerd-api",
             "engine",
             "pod",
             "image",
@@ -36,7 +38,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "streaming",
         ],
     ),
-    ("tests", &["cri-api", "shim-api"]),
+    ("tests", &["cri-api", "containerd-api", "shim-api"]),
     ("bench", &["cri-api", "image", "tests"]),
 ];
 

@@ -29,9 +29,9 @@ pub fn plan_sandbox(
     // Each container lies below the parent; better refused now than with the first of them.
     cgroup::path(&spec.cgroup_parent, id, facts)?;
     let hostname = hostname(spec, facts).to_owned();
-    let init = match spec.namespaces.pid {
-        PidMode::Pod => Some(Box::new(init::plan(id, spec, paths, facts)?)),
-        PidMode::Container | PidMode::Node => None,
+    let init = match spec.namespaces.pid == PidMode::Pod || facts.pod_process {
+        true => Some(Box::new(init::plan(id, spec, paths, facts)?)),
+        false => None,
     };
     Ok(SandboxPlan {
         namespaces: namespaces(spec),
