@@ -329,7 +329,9 @@ pub(crate) async fn container(
     engine.view.withdraw(&id);
     engine.shims.lock().expect(LOCK).remove(&id);
     let launch = &container.process.launch;
-    let undone = teardown::unfinished(engine, &container.record, launch).await;
+    let logs = place.sandbox.spec.log_directory();
+    let log = container.record.spec.log_file(logs);
+    let undone = teardown::unfinished(engine, &container.record, launch, log).await;
     let left = undone.err().map(|left| {
         tracing::error!(container = id, error = %left, "undoing a container");
         container.settle_unknown(&error.to_string());

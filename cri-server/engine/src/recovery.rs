@@ -377,7 +377,8 @@ async fn recover_container(pod: &mut Pod, record: ContainerRecord) {
         record, process, ..
     } = &mut container;
     if !record.made {
-        let undone = teardown::unfinished(&pod.engine, record, &process.launch).await;
+        let log = record.spec.log_file(pod.record.spec.log_directory());
+        let undone = teardown::unfinished(&pod.engine, record, &process.launch, log).await;
         let Err(error) = undone else { return };
         tracing::error!(container = id, %error, "undoing a container");
         container.settle_unknown("it was never finished, and cannot be undone");

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,14 +39,28 @@ pub(crate) async fn container(
         .map_err(|error| Error::failed("removing the container's record", error))
 }
 
-/// Removes a container of which nobody knows how far it got.
+/// Removes a container of which nobody knows how far it got, and its log, where nothing was written:
+/// it was never handed out, and a kubelet counts logs to know how often it has tried.
 pub(crate) async fn unfinished(
     engine: &Inner,
     record: &ContainerRecord,
     launch: &Launch,
+    log: Option<PathBuf>,
 ) -> Result<(), Error> {
     process(engine, launch).await?;
+    blocking(move || log.map_or(Ok(()), |log| remove_empty(&log)))
+        .await
+        .map_err(|error| Error::failed("removing the container's empty log", error))?;
     container(engine, record, launch).await
+}
+
+fn remove_empty(log: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(log) {
+        Ok(found) if found.is_file() && found.len() == 0 => {
+            store::gone_is_fine(fs::remove_file(log))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the OCI runtime or the kernel still knows a container.

@@ -127,6 +127,10 @@ fn a_program_that_is_not_there() {
     };
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("/no/such/program"), "{refused:?}");
+    // A kubelet counts the logs to know how often it has tried.
+    let logs = node.daemon.scratch().join("logs/pod");
+    let left: Vec<_> = std::fs::read_dir(logs).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
