@@ -6,7 +6,7 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
@@ -40,6 +40,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ),
     ("tests", &["cri-api", "containerd-api", "shim-api"]),
     ("bench", &["cri-api", "image", "tests"]),
+    ("fuzz", &["runtime", "seccomp"]),
 ];
 
 /// Crates that start threads or run futures: none of them reaches [`SINGLE_THREADED`].
