@@ -27,8 +27,8 @@ pub(crate) fn read_all(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
         match rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes)) {
             Ok(0) => return Ok(bytes),
             Ok(_) if bytes.len() > MAX_FILE => return Err(Errno::FBIG),
-            Ok(_) => bytes.reserve(CHUNK),
-            Err(Errno::INTR) => {}
+            Ok(_) if bytes.len() == bytes.capacity() => bytes.reserve(CHUNK),
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }

@@ -1,7 +1,11 @@
 //! What `create` and `run` start from: a bundle, the flags, and what was inherited.
 
-use std::os::fd::OwnedFd;
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags, open, readlink};
 
 use super::{preserved, shut_others_out};
 use crate::activation;
@@ -78,7 +82,13 @@ pub(super) fn directory(values: &Values) -> Result<PathBuf> {
         .text("bundle")
         .filter(|dir| !dir.is_empty())
         .unwrap_or(".");
-    std::fs::canonicalize(given).attempt(|| format!("find the bundle {given:?}"))
+    let what = || format!("find the bundle {given:?}");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = open(given, flags, Mode::empty()).attempt(what)?;
+    // realpath(3) would be the first here to need the C library's memory.
+    let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    let path = readlink(link, Vec::new()).attempt(what)?;
+    Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
 }
 
 /// `--config`.

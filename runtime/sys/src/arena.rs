@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// nothing.
 const SIZE: usize = 1 << 20;
 
+/// Bytes that get memory together when the first of them is handed out; divides [`SIZE`].
+const STEP: usize = 32 << 10;
+
 #[repr(C, align(4096))]
 #[derive(Debug)]
 struct Memory(UnsafeCell<[u8; SIZE]>);
@@ -38,6 +41,18 @@ impl Arena {
         }
     }
 
+    /// Has the kernel put memory behind the step that ends in `end` at once, instead of page by page
+    /// (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14; without effect where that fails): a page fault
+    /// costs several times what the page does.
+    fn populate(&self, end: usize) {
+        let from = (end - 1) / STEP * STEP;
+        // SAFETY: the range lies within the arena; the advice changes no content.
+        unsafe {
+            let start = self.memory.0.get().cast::<u8>().add(from);
+            libc::madvise(start.cast(), STEP, libc::MADV_POPULATE_WRITE);
+        }
+    }
+
     fn start(&self) -> usize {
         self.memory.0.get() as usize
     }
@@ -59,7 +74,12 @@ impl Arena {
                 .used
                 .compare_exchange_weak(used, to, Ordering::Relaxed, Ordering::Relaxed)
             {
-                Ok(_) => return Some(from),
+                Ok(_) => {
+                    if to > from && (from == 0 || (from - 1) / STEP != (to - 1) / STEP) {
+                        self.populate(to);
+                    }
+                    return Some(from);
+                }
                 Err(other) => used = other,
             }
         }

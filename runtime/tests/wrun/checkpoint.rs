@@ -12,8 +12,10 @@ use serde_json::json;
 use crate::harness::{Bundle, Said, bundle, peer, program, until};
 use crate::terminal::{read_until, receive};
 
-/// Counts in the memory of a shell, and tells how far in a file.
-const COUNT: &str = "i=0; while true; do i=$((i+1)); echo $i > /tmp/n; sleep 0.02; done";
+/// Counts in the memory of a shell, and tells how far in a file. That has one length at every moment,
+/// or a restore would refuse it as changed since the dump.
+const COUNT: &str = "printf '%09d' 0 > /tmp/n; i=0; \
+    while true; do i=$((i+1)); printf '%09d' $i 1<> /tmp/n; sleep 0.02; done";
 
 /// A bundle, and the `PATH` under which criu is found; `None` with the reason printed.
 fn ready() -> Option<(Bundle, String)> {
