@@ -4,7 +4,9 @@
 //! touches a file, a process or a clock, so that every order of events can be tried in a test.
 //!
 //! ```text
-//!   New -Create-> Creating -> Created -Start-> Starting -> Running
+//!   New -Restore-> Prepared -Start-> Restoring -------------.
+//!    |                                                       v
+//!    `--Create-> Creating -> Created -Start-> Starting -> Running
 //!                     |           \                |          |
 //!                     v            \            Condemned     |      init has ended
 //!                  Abandoned        `---------------+--> Ending: sweep, drain, sessions
@@ -27,7 +29,7 @@ use shim_api::error::Kind;
 use shim_api::message::Content;
 use shim_api::reply::Result as Answer;
 use shim_api::request::Call;
-use shim_api::{Create, Created, Done, Error, ExitRecord, Exited};
+use shim_api::{Checkpoint, Create, Created, Done, Error, ExitRecord, Exited, Restore};
 
 use self::phase::{Ending, Phase};
 use self::session::Sessions;
@@ -78,6 +80,7 @@ pub(crate) struct Machine {
     sessions: Sessions,
     kills: Vec<(u32, Asker)>,
     updates: Vec<(u32, Asker)>,
+    checkpoint: Option<Asker>,
     unclaimed: VecDeque<(i32, i32)>,
     next_number: u32,
 }
@@ -96,6 +99,7 @@ impl Machine {
             sessions: Sessions::default(),
             kills: Vec::new(),
             updates: Vec::new(),
+            checkpoint: None,
             unclaimed: VecDeque::new(),
             next_number: 0,
         }
@@ -129,7 +133,7 @@ impl Machine {
     fn lonely_deadline(&self) -> Option<Duration> {
         let limit = match self.phase {
             Phase::New => UNUSED_LIMIT,
-            Phase::Created { .. } => UNSTARTED_LIMIT,
+            Phase::Created { .. } | Phase::Prepared(_) => UNSTARTED_LIMIT,
             _ => return None,
         };
         self.connections
@@ -154,6 +158,8 @@ impl Machine {
             }
             Event::CreateEnded(result) => self.create_ended(result, now, &mut out),
             Event::StartEnded(result) => self.start_ended(result, now, &mut out),
+            Event::RestoreEnded(result) => self.restore_ended(result, now, &mut out),
+            Event::CheckpointEnded(result) => self.checkpoint_ended(result, &mut out),
             Event::KillEnded(number, result) => self.kill_ended(number, result, &mut out),
             Event::UpdateEnded(number, result) => self.update_ended(number, result, &mut out),
             Event::ExecEnded(number, result) => {
@@ -211,7 +217,7 @@ impl Machine {
         match call {
             Call::Create(create) => self.create(asker, create, out),
             Call::Start(_) => self.start(asker, now, out),
-            Call::Kill(kill) => self.kill(asker, kill.signal, kill.all, out),
+            Call::Kill(kill) => self.kill(asker, kill.signal, kill.all, now, out),
             Call::Exec(exec) => {
                 self.demand(matches!(self.phase, Phase::Running { .. }), "running")?;
                 let number = self.number();
@@ -232,8 +238,12 @@ impl Machine {
                 Ok(())
             }
             Call::Update(update) => self.update(asker, update.resources, out),
+            Call::Checkpoint(checkpoint) => self.checkpoint(asker, checkpoint, out),
+            Call::Restore(restore) => self.restore(asker, restore, now, out),
             Call::State(_) => {
-                out.push(Action::Reply(asker, Answer::State(self.phase.state())));
+                let mut state = self.phase.state();
+                state.writes_checkpoint = self.checkpoint.is_some();
+                out.push(Action::Reply(asker, Answer::State(state)));
                 Ok(())
             }
         }
@@ -241,12 +251,7 @@ impl Machine {
 
     fn create(&mut self, asker: Asker, create: Create, out: &mut Actions) -> Result<(), Failure> {
         self.demand(matches!(self.phase, Phase::New), "new")?;
-        if !create.log_path.is_empty() && !create.log_path.starts_with('/') {
-            return Err(invalid(format!(
-                "log path {} is not absolute",
-                create.log_path
-            )));
-        }
+        check_log(&create)?;
         self.terminal = create.terminal;
         self.phase = Phase::Creating(asker);
         out.push(Action::Create(create));
@@ -277,7 +282,77 @@ impl Machine {
         }
     }
 
+    /// Nothing is made before the start: images become processes that run.
+    fn restore(
+        &mut self,
+        asker: Asker,
+        restore: Restore,
+        now: Now,
+        out: &mut Actions,
+    ) -> Result<(), Failure> {
+        self.demand(matches!(self.phase, Phase::New), "new")?;
+        let create = restore.create.as_ref();
+        let create = create.ok_or_else(|| invalid("a restore without a create"))?;
+        check_log(create)?;
+        check_folders(&restore.images, &restore.work)?;
+        self.terminal = create.terminal;
+        self.phase = Phase::Prepared(Box::new(restore));
+        self.lonely_since = now.monotonic;
+        out.push(Action::Reply(asker, Answer::Created(Created { pid: 0 })));
+        Ok(())
+    }
+
+    fn restore_ended(&mut self, result: Result<Made, Failure>, now: Now, out: &mut Actions) {
+        let Phase::Restoring { asker, released } = self.phase else {
+            return;
+        };
+        match result {
+            Ok(made) => {
+                out.push(done(asker));
+                let pid = made.pid;
+                self.phase = Phase::Running { pid, released };
+                if let Some(code) = self.claim(made) {
+                    self.init_ended(code, now, out);
+                }
+            }
+            Err(failure) => {
+                refuse(asker, failure, out);
+                self.begin_ending(START_FAILED, now.wall, 0, now, out);
+            }
+        }
+    }
+
+    fn checkpoint(
+        &mut self,
+        asker: Asker,
+        checkpoint: Checkpoint,
+        out: &mut Actions,
+    ) -> Result<(), Failure> {
+        self.demand(matches!(self.phase, Phase::Running { .. }), "running")?;
+        check_folders(&checkpoint.images, &checkpoint.work)?;
+        if self.checkpoint.is_some() {
+            return Err(Failure::new(Kind::Other, "a checkpoint is under way"));
+        }
+        self.checkpoint = Some(asker);
+        out.push(Action::Checkpoint(checkpoint));
+        Ok(())
+    }
+
+    fn checkpoint_ended(&mut self, result: Result<(), Failure>, out: &mut Actions) {
+        match (self.checkpoint.take(), result) {
+            (Some(asker), Ok(())) => out.push(done(asker)),
+            (Some(asker), Err(failure)) => refuse(asker, failure, out),
+            (None, _) => {}
+        }
+    }
+
     fn start(&mut self, asker: Asker, now: Now, out: &mut Actions) -> Result<(), Failure> {
+        if let Phase::Prepared(restore) = &mut self.phase {
+            out.push(Action::Restore(std::mem::take(restore)));
+            let released = now.wall;
+            self.phase = Phase::Restoring { asker, released };
+            return Ok(());
+        }
         let Phase::Created { pid } = self.phase else {
             return self.demand(false, "created");
         };
@@ -326,12 +401,13 @@ impl Machine {
         asker: Asker,
         signal: i32,
         all: bool,
+        now: Now,
         out: &mut Actions,
     ) -> Result<(), Failure> {
         if !(1..=MAX_SIGNAL).contains(&signal) {
             return Err(invalid(format!("{signal} is not a signal")));
         }
-        if signal == SIGKILL && self.end_now(out) {
+        if signal == SIGKILL && self.end_now(now, out) {
             out.push(done(asker));
             return Ok(());
         }
@@ -351,10 +427,11 @@ impl Machine {
 
     /// Ends whatever there is, however far it has come. The signal that matters most depends on
     /// nobody: it is sent from here, and what outlives init is swept up after it.
-    fn end_now(&mut self, out: &mut Actions) -> bool {
+    fn end_now(&mut self, now: Now, out: &mut Actions) -> bool {
         match self.phase {
             Phase::New => self.phase = Phase::Over,
-            Phase::Creating(_) => out.push(Action::CancelCreate),
+            Phase::Creating(_) | Phase::Restoring { .. } => out.push(Action::CancelCreate),
+            Phase::Prepared(_) => self.begin_ending(128 + SIGKILL, now.wall, 0, now, out),
             _ if self.has_init() => out.push(Action::EndInit),
             _ => return false,
         }
@@ -517,6 +594,7 @@ impl Machine {
                     self.lonely_since = now.monotonic;
                     out.push(Action::EndInit);
                 }
+                Phase::Prepared(_) => self.begin_ending(128 + SIGKILL, now.wall, 0, now, out),
                 _ => self.phase = Phase::Over,
             }
         }
@@ -551,7 +629,7 @@ impl Machine {
 
     /// Whether a runtime is under way on behalf of a client.
     fn runtime_works(&self) -> bool {
-        !self.kills.is_empty() || !self.updates.is_empty()
+        !self.kills.is_empty() || !self.updates.is_empty() || self.checkpoint.is_some()
     }
 
     /// The exit code of a process that ended before the runtime had named it.
@@ -564,7 +642,8 @@ impl Machine {
     }
 
     fn awaits_pid(&self) -> bool {
-        matches!(self.phase, Phase::Creating(_)) || self.sessions.awaits_pid()
+        let making = matches!(self.phase, Phase::Creating(_) | Phase::Restoring { .. });
+        making || self.sessions.awaits_pid()
     }
 
     fn forget_unclaimed(&mut self) {
@@ -591,6 +670,21 @@ impl Machine {
     fn number(&mut self) -> u32 {
         self.next_number = self.next_number.wrapping_add(1);
         self.next_number
+    }
+}
+
+fn check_log(create: &Create) -> Result<(), Failure> {
+    let path = &create.log_path;
+    if path.is_empty() || path.starts_with('/') {
+        return Ok(());
+    }
+    Err(invalid(format!("log path {path} is not absolute")))
+}
+
+fn check_folders(images: &str, work: &str) -> Result<(), Failure> {
+    match [images, work].iter().find(|path| !path.starts_with('/')) {
+        Some(path) => Err(invalid(format!("folder {path:?} is not absolute"))),
+        None => Ok(()),
     }
 }
 

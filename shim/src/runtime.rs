@@ -53,6 +53,13 @@ pub(crate) enum Verb {
         /// Whether a console socket is to be named.
         terminal: bool,
     },
+    /// Make the container from images; it runs.
+    Restore {
+        /// Whether a console socket is to be named.
+        terminal: bool,
+    },
+    /// Write the container to images; it goes on.
+    Checkpoint,
     /// Release its process.
     Start,
     /// Send a signal.
@@ -84,6 +91,8 @@ impl Verb {
     fn name(self) -> &'static str {
         match self {
             Self::Create { .. } => "create",
+            Self::Restore { .. } => "restore",
+            Self::Checkpoint => "checkpoint",
             Self::Start => "start",
             Self::Kill { .. } => "kill",
             Self::Update { .. } => "update",
@@ -91,6 +100,15 @@ impl Verb {
             Self::Exec { .. } => "exec",
         }
     }
+}
+
+/// Folders of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Folders<'a> {
+    /// Images of processes.
+    pub(crate) images: &'a Path,
+    /// Logs of how they are written or read.
+    pub(crate) work: &'a Path,
 }
 
 /// Files in the bundle through which we and the runtime talk.
@@ -113,6 +131,7 @@ impl Files {
             Verb::Kill { number, .. } => self.bundle.join(format!("kill-{number}.log")),
             Verb::Exec { number, .. } => self.bundle.join(format!("exec-{number}.log")),
             Verb::Update { number } => self.bundle.join(format!("update-{number}.log")),
+            Verb::Checkpoint => self.bundle.join("checkpoint.log"),
             _ => self.bundle.join("runtime.log"),
         }
     }
@@ -203,11 +222,13 @@ impl Runtime {
 
     /// Starts an invocation. `console` is the path of the console socket as the runtime may use
     /// it. With `stdio` the invocation, and what it makes, has these streams; without, none.
+    /// `folders` are those of a checkpoint.
     pub(crate) fn invoke(
         &self,
         verb: Verb,
         console: Option<&Path>,
         stdio: Option<[BorrowedFd<'_>; 3]>,
+        folders: Option<&Folders<'_>>,
         now: Duration,
     ) -> Result<Invocation, Failure> {
         let null = File::options().read(true).write(true).open("/dev/null");
@@ -217,7 +238,7 @@ impl Runtime {
         let log = self.files.log(verb);
         let log_start = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let stdio = stdio.unwrap_or([null.as_fd(), errors.as_fd(), errors.as_fd()]);
-        let pid = spawn(self.arguments(verb, console), stdio)?;
+        let pid = spawn(self.arguments(verb, console, folders), stdio)?;
         if let Some(score) = &self.children_oom_score {
             // A runtime that cannot have it still works; the container's score is in its spec.
             drop(fs::write(format!("/proc/{pid}/oom_score_adj"), score));
@@ -232,7 +253,12 @@ impl Runtime {
         })
     }
 
-    fn arguments(&self, verb: Verb, console: Option<&Path>) -> Vec<OsString> {
+    fn arguments(
+        &self,
+        verb: Verb,
+        console: Option<&Path>,
+        folders: Option<&Folders<'_>>,
+    ) -> Vec<OsString> {
         let mut argv: Vec<OsString> = vec![self.program.clone().into()];
         if let Some(root) = &self.root {
             argv.extend(["--root".into(), root.into()]);
@@ -242,8 +268,18 @@ impl Runtime {
         }
         argv.extend(["--log".into(), self.files.log(verb).into()]);
         argv.extend(["--log-format".into(), "json".into(), verb.name().into()]);
+        if let Some(folders) = folders {
+            argv.extend(["--image-path".into(), folders.images.into()]);
+            argv.extend(["--work-path".into(), folders.work.into()]);
+            // What else a process may have that needs saying: it is the same at both ends.
+            argv.push("--file-locks".into());
+        }
         match verb {
-            Verb::Create { .. } => {
+            Verb::Checkpoint => argv.push("--leave-running".into()),
+            Verb::Create { .. } | Verb::Restore { .. } => {
+                if matches!(verb, Verb::Restore { .. }) {
+                    argv.push("--detach".into());
+                }
                 argv.extend(["--bundle".into(), self.files.bundle.clone().into()]);
                 argv.extend(["--pid-file".into(), self.files.pid(None).into()]);
             }
@@ -305,7 +341,10 @@ impl Invocation {
                     .unwrap_or_else(|| format!("runtime {verb}: exit code {code}")),
             )),
         };
-        if matches!(self.verb, Verb::Kill { .. } | Verb::Update { .. }) {
+        if matches!(
+            self.verb,
+            Verb::Kill { .. } | Verb::Update { .. } | Verb::Checkpoint
+        ) {
             remove(&self.log);
         }
         result
@@ -376,9 +415,10 @@ impl Invocations {
         Some((invocation.verb, invocation.outcome(code)))
     }
 
-    /// The running create.
+    /// The running create or restore.
     pub(crate) fn create(&self) -> Option<&Invocation> {
-        let is_it = |run: &&Invocation| matches!(run.verb, Verb::Create { .. });
+        let is_it =
+            |run: &&Invocation| matches!(run.verb, Verb::Create { .. } | Verb::Restore { .. });
         self.running.iter().find(is_it)
     }
 
@@ -419,7 +459,8 @@ pub(crate) fn read_pid(path: &Path) -> Result<Pid, Failure> {
 
 /// `wherry-shim delete`: takes away what a lost shim left, and waits until that is done.
 pub(crate) fn delete_and_wait(options: &Options) -> Result<(), Failure> {
-    let invocation = Runtime::new(options, None).invoke(Verb::Delete, None, None, DEADLINE)?;
+    let invocation =
+        Runtime::new(options, None).invoke(Verb::Delete, None, None, None, DEADLINE)?;
     let pid = invocation.pid;
     let fail = |error| Failure::other("wait for the runtime", error);
     let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(fail)?;
@@ -445,6 +486,10 @@ mod tests {
     use super::*;
 
     fn check(verb: Verb, console: Option<&str>, expect: &str) {
+        check_with(verb, console, None, expect);
+    }
+
+    fn check_with(verb: Verb, console: Option<&str>, folders: Option<Folders<'_>>, expect: &str) {
         let options = Options {
             id: "c1".into(),
             bundle: "/b".into(),
@@ -452,7 +497,8 @@ mod tests {
             runtime_root: Some("/r".into()),
             systemd_cgroup: true,
         };
-        let argv = Runtime::new(&options, None).arguments(verb, console.map(Path::new));
+        let argv =
+            Runtime::new(&options, None).arguments(verb, console.map(Path::new), folders.as_ref());
         let argv: Vec<_> = argv.iter().map(|word| word.to_str().unwrap()).collect();
         let expect = format!("/bin/runc --root /r --systemd-cgroup --log {expect}");
         assert_eq!(argv.join(" "), expect);
@@ -516,6 +562,30 @@ mod tests {
             Verb::Update { number: 4 },
             None,
             "/b/update-4.log --log-format json update --resources /b/update-4.json c1",
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_has_its_folders() {
+        let folders = || {
+            Some(Folders {
+                images: Path::new("/i"),
+                work: Path::new("/w"),
+            })
+        };
+        check_with(
+            Verb::Checkpoint,
+            None,
+            folders(),
+            "/b/checkpoint.log --log-format json checkpoint --image-path /i --work-path /w \
+             --file-locks --leave-running c1",
+        );
+        check_with(
+            Verb::Restore { terminal: true },
+            Some("/s"),
+            folders(),
+            "/b/runtime.log --log-format json restore --image-path /i --work-path /w --file-locks \
+             --detach --bundle /b --pid-file /b/init.pid --console-socket /s c1",
         );
     }
 

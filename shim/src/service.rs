@@ -257,6 +257,8 @@ impl Service {
     fn runtime_ended(&mut self, verb: Verb, result: Result<(), Failure>) {
         let event = match verb {
             Verb::Create { terminal } => Event::CreateEnded(self.created(terminal, result)),
+            Verb::Restore { terminal } => Event::RestoreEnded(self.created(terminal, result)),
+            Verb::Checkpoint => Event::CheckpointEnded(result),
             Verb::Start => Event::StartEnded(result),
             Verb::Kill { number, .. } => Event::KillEnded(number, result),
             Verb::Update { number } => {

@@ -1,7 +1,6 @@
 //! A `wherryd` of one test's own: started, killed, started again, and in the end removed with all
 //! that it made.
 
-use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{self, Running};
 use crate::traces::{Marks, Traces, remove_parent};
-use crate::{Client, Crictl, Registry, Scratch, wait};
+use crate::{Client, Crictl, Registry, Scratch, peers, wait};
 
 /// The folder with `wherryd`, `wherry-shim` and `wrun` beside each other: `$WHERRY_BIN`, else what
 /// `hack/build` makes.
@@ -32,6 +31,7 @@ const CONTAINERD: &str = "containerd.sock";
 pub struct Daemon {
     scratch: Scratch,
     config: String,
+    search_path: String,
     running: Option<Running>,
     /// Whether what is left at the end fails the test.
     strict: bool,
@@ -45,9 +45,17 @@ pub struct Setup {
     config: String,
     mirrors: Vec<(String, String)>,
     containerd: bool,
+    search_path: Option<String>,
 }
 
 impl Setup {
+    /// Where it looks for programs, in place of the peers and what the tests have themselves.
+    #[must_use]
+    pub fn search_path(mut self, path: &str) -> Setup {
+        self.search_path = Some(path.to_owned());
+        self
+    }
+
     /// More lines for the configuration file: whole tables.
     #[must_use]
     pub fn config(mut self, lines: &str) -> Setup {
@@ -115,6 +123,7 @@ impl Setup {
         let mut daemon = Daemon {
             scratch,
             config,
+            search_path: self.search_path.unwrap_or_else(search_path),
             running: None,
             strict: true,
         };
@@ -122,6 +131,12 @@ impl Setup {
         daemon.start()?;
         Ok(daemon)
     }
+}
+
+/// The peers before what the machine has.
+fn search_path() -> String {
+    let old = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{old}", peers::folder().join("bin").display())
 }
 
 /// The table of a handler in the configuration file.
@@ -221,9 +236,9 @@ impl Daemon {
         if !program.exists() {
             bail!("{} is missing: run hack/build", program.display());
         }
-        let flags = self.flags();
-        let args: Vec<&OsStr> = flags.iter().map(AsRef::as_ref).collect();
-        let mut running = Running::start(&program, &args, &self.scratch.join("log"))?;
+        let mut command = process::lasting(&program);
+        command.args(self.flags()).env("PATH", &self.search_path);
+        let mut running = Running::spawn(&mut command, &self.scratch.join("log"))?;
         let mut ended = None;
         let served = wait::until("wherryd to serve", || {
             ended = running.ended();

@@ -9,7 +9,7 @@ pub enum Error {
     /// Nothing of that id (or name) is here.
     #[error("{kind} {id:?} not found")]
     NotFound {
-        /// `sandbox`, `container` or `image`.
+        /// `sandbox`, `container`, `image` or `checkpoint`.
         kind: &'static str,
         /// The id as given.
         id: String,

@@ -13,12 +13,16 @@ use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
 use crate::Config;
+use crate::error::Error;
 
 /// How long a runtime may take to say what it can do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most that it may say, bytes.
 const MAX_ANSWER: u64 = 1 << 20;
+
+/// The annotation by which runc, and those who do as it does, tell whether criu is there.
+const CHECKPOINTS: &str = "org.opencontainers.runc.checkpoint.enabled";
 
 /// What a runtime handler can do for a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +48,7 @@ pub struct Handler {
 struct Document {
     mount_options: Vec<String>,
     linux: Linux,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,7 +94,7 @@ pub(crate) async fn gather(config: &Config, kernel: Features) -> BTreeMap<String
     }
     let mut features = BTreeMap::new();
     while let Some(Ok((name, told))) = asked.join_next().await {
-        let own = told.unwrap_or_else(|error| {
+        let own = told.map(Features::from).unwrap_or_else(|error| {
             tracing::warn!(
                 handler = name,
                 error,
@@ -106,7 +111,27 @@ pub(crate) async fn gather(config: &Config, kernel: Features) -> BTreeMap<String
     features
 }
 
-async fn ask(shim: &Path, runtime: &Path) -> Result<Features, String> {
+/// Whether a runtime can make and restore checkpoints now: what it needs for that may be installed
+/// at any time.
+///
+/// # Errors
+///
+/// Says what is missing.
+pub(crate) async fn can_checkpoint(shim: &Path, runtime: &Path) -> Result<(), Error> {
+    let told = tokio::time::timeout(PATIENCE, ask(shim, runtime)).await;
+    let told = told.unwrap_or_else(|elapsed| Err(elapsed.to_string()));
+    let what = || format!("asking {} for its features", runtime.display());
+    let document = told.map_err(|error| Error::failed(what(), error))?;
+    match document.annotations.get(CHECKPOINTS).map(String::as_str) {
+        Some("true") => Ok(()),
+        _ => Err(Error::Unsupported(format!(
+            "{} says that it has no checkpoints: is the program criu in the daemon's PATH?",
+            runtime.display()
+        ))),
+    }
+}
+
+async fn ask(shim: &Path, runtime: &Path) -> Result<Document, String> {
     #[expect(
         clippy::disallowed_methods,
         reason = "ends here, or is killed when its time is over"
@@ -133,9 +158,8 @@ async fn ask(shim: &Path, runtime: &Path) -> Result<Features, String> {
     parse(&text)
 }
 
-fn parse(text: &[u8]) -> Result<Features, String> {
-    let document: Document = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    Ok(document.into())
+fn parse(text: &[u8]) -> Result<Document, String> {
+    serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -149,7 +173,8 @@ mod tests {
                 recursive_read_only,
                 user_namespaces,
             };
-            assert_eq!(parse(text.as_bytes()), Ok(expect), "{text}");
+            let found = parse(text.as_bytes()).map(Features::from);
+            assert_eq!(found, Ok(expect), "{text}");
         };
         check(
             r#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":{"namespaces":["pid",

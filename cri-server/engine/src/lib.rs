@@ -12,6 +12,7 @@
 //! shim's), nor a byte of a container's log.
 
 mod cdi;
+mod checkpoint;
 mod ending;
 mod error;
 mod events;
@@ -43,6 +44,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use cgroup::{Cpu, Memory, Pressure, PressureLine};
+pub use checkpoint::RestoredPod;
 pub use error::{Error, OpenError};
 pub use events::{Change, Event};
 pub use exec::ExecOutput;
@@ -133,6 +135,8 @@ pub(crate) struct Inner {
     pods: Mutex<Pods>,
     shims: Mutex<HashMap<String, Arc<Shim>>>,
     rates: stats::Rates,
+    /// Which pods a checkpoint is being taken of.
+    checkpoints: checkpoint::Places,
     /// Permits to look at what containers want of the host, each held until the host has answered.
     lookups: Arc<Semaphore>,
     /// Held as long as the engine lives: nobody else uses the folders.

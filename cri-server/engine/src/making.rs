@@ -19,6 +19,7 @@ use pod::{ContainerSpec, NodeFacts};
 use shim_api::{Create, Start, State, reply, request, state_reply};
 use tokio::sync::mpsc;
 
+use crate::checkpoint::restore;
 use crate::error::Error;
 use crate::owned::{self, OwnedContainer, Pod, Process};
 use crate::shim::{Launch, News, Shim};
@@ -218,7 +219,12 @@ async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
         step("giving the init its root file system", given)
     })
     .await?;
-    begin(process, &pod.teller, &Create::default()).await?;
+    begin(
+        process,
+        &pod.teller,
+        request::Call::Create(Create::default()),
+    )
+    .await?;
     let shim = process.shim.clone().expect("it was just connected");
     shim.call(request::Call::Start(Start {}), &[]).await?;
     if pod.record.spec.namespaces.pid != PidMode::Pod {
@@ -237,11 +243,11 @@ async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
     .await
 }
 
-/// Starts a shim, connects to it and has it make the container of its bundle.
+/// Starts a shim, connects to it and has it make the container of its bundle: by Create or Restore.
 async fn begin(
     process: &mut Process,
     teller: &mpsc::UnboundedSender<News>,
-    create: &Create,
+    call: request::Call,
 ) -> Result<(), Error> {
     let launch = process.launch.clone();
     step("starting the shim", shim::start(&launch))?;
@@ -249,11 +255,10 @@ async fn begin(
     let shim = process
         .shim
         .insert(step("connecting to the shim", connected)?);
-    match shim
-        .call(request::Call::Create(create.clone()), &[])
-        .await?
-    {
-        (reply::Result::Created(created), _) => process.pid = Some(created.pid),
+    match shim.call(call, &[]).await? {
+        (reply::Result::Created(created), _) => {
+            process.pid = Some(created.pid).filter(|pid| *pid > 0);
+        }
         (other, _) => {
             return Err(Error::Failed(format!(
                 "the shim answered create with {other:?}"
@@ -342,34 +347,49 @@ pub(crate) async fn container(
 
 async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), Error> {
     let engine = &place.engine;
-    let image = engine
-        .images
-        .resolve(&container.record.spec.image)
-        .ok_or_else(|| image_missing(&container.record.spec.image))?;
+    let asked = Arc::clone(&container.record.spec);
+    // What a checkpoint takes of the disk is found by the record.
     keep_container(engine, &container.record).await?;
-    let mut lookups = look_up(engine, &container.record.spec).await?;
+    let restored = restore::prepare(place, &container.process.launch, &asked).await?;
+    let spec = restored
+        .as_ref()
+        .map_or(asked, |from| Arc::clone(&from.spec));
+    let image = engine.images.resolve(&spec.image);
+    let image = image.ok_or_else(|| image_missing(&spec.image))?;
+    let mut lookups = look_up(engine, &spec).await?;
     let ids = place.ids();
     let rootfs = container.process.launch.bundle.join("rootfs");
     let folder = rootfs.clone();
     blocking(move || step("making the bundle", make_folder(&folder, 0o755))).await?;
     engine
         .images
-        .mount_rootfs(&image.id, &container.record.id, &rootfs, ids.as_ref())
+        .mount_changed(
+            &image.id,
+            &container.record.id,
+            &rootfs,
+            ids.as_ref(),
+            restored.as_ref().map(|from| from.changes.clone()),
+        )
         .await?;
     let (launch, mounts) = (&container.process.launch, &container.record.spec.mounts);
     let volumes =
         volumes::mount(engine, launch, mounts, ids.as_ref(), &mut lookups.sources).await?;
     container.record.volume_refs = volumes;
-    let plan = plan(place, container, &image, &lookups, &rootfs).await?;
+    let plan = plan(place, container, &spec, &image, &lookups, &rootfs).await?;
     describe(&mut container.record, &image, &plan);
+    container.record.restored = restored.is_some();
     keep_container(engine, &container.record).await?;
     let create = create_request(place, &container.record, &plan).await?;
+    let call = match &restored {
+        None => request::Call::Create(create),
+        Some(from) => request::Call::Restore(from.request(create, &plan.spec).await?),
+    };
     let bundle = container.process.launch.bundle.clone();
     blocking(move || write_bundle(&bundle, &plan.spec)).await?;
     engine
         .view
         .announce(owned::picture(engine, &place.sandbox, container));
-    begin(&mut container.process, &place.teller, &create).await?;
+    begin(&mut container.process, &place.teller, call).await?;
     if let Some(shim) = &container.process.shim {
         remember(engine, &container.record.id, shim);
     }
@@ -431,12 +451,12 @@ async fn look_up(engine: &Inner, spec: &Arc<ContainerSpec>) -> Result<Lookups, E
 async fn plan(
     place: &Place,
     container: &OwnedContainer,
+    spec: &ContainerSpec,
     image: &image::Image,
     lookups: &Lookups,
     rootfs: &Path,
 ) -> Result<ContainerPlan, Error> {
     let engine = &place.engine;
-    let spec = &container.record.spec;
     let rootfs = rootfs.to_path_buf();
     let accounts = blocking(move || rootfs::accounts(&rootfs)).await?;
     let facts = engine.facts_of(&place.sandbox.spec.handler);

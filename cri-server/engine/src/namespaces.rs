@@ -129,6 +129,21 @@ pub(crate) fn pin(plan: &SandboxPlan, folder: &Path, program: &Path) -> io::Resu
     })
 }
 
+/// Gives the pinned UTS namespace in `folder` its name again.
+pub(crate) fn name_host(folder: &Path, name: &str) -> io::Result<()> {
+    let uts = fs::File::open(folder.join(file_name(Namespace::Uts)))?;
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("name".into())
+            .spawn_scoped(scope, || {
+                nix::sched::setns(uts, CloneFlags::CLONE_NEWUTS)?;
+                Ok(nix::unistd::sethostname(name)?)
+            })?
+            .join()
+            .expect("naming a host does not panic")
+    })
+}
+
 fn make(
     kinds: &[Namespace],
     plan: &SandboxPlan,

@@ -18,6 +18,7 @@ use shim_api::{Start, request};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::checkpoint::restore;
 use crate::error::Error;
 use crate::making::{self, Place};
 use crate::owned::{Answer, OwnedContainer, Pod};
@@ -282,11 +283,20 @@ impl PodTask {
             .map_err(|refusal| Error::refused(refusal, format!("container {id}")))?;
         let shim = container.process.shim.clone();
         let shim = shim.ok_or_else(|| Error::WrongState(format!("container {id} has ended")))?;
-        let call = request::Call::Start(Start {});
-        let result = self.attend(shim.call(call, &[])).await.map(drop);
-        let Some(container) = self.pod.containers.get_mut(id) else {
-            return result;
+        let (engine, record) = (Arc::clone(&self.pod.engine), container.record.clone());
+        let result = match record.restored {
+            true => self.attend(restore::start(&engine, &record, &shim)).await,
+            false => {
+                let call = request::Call::Start(Start {});
+                self.attend(shim.call(call, &[])).await.map(|_done| None)
+            }
         };
+        let Some(container) = self.pod.containers.get_mut(id) else {
+            return result.map(drop);
+        };
+        if let Ok(Some(pid)) = &result {
+            container.process.pid = Some(*pid);
+        }
         if container.record.started_at == 0 {
             container.record.started_at = now();
         }
@@ -298,7 +308,7 @@ impl PodTask {
             }
         }
         self.keep_container(id).await;
-        result
+        result.map(drop)
     }
 
     async fn update(&mut self, id: &str, wanted: &Resources) -> Result<(), Error> {

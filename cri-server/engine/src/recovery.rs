@@ -29,7 +29,8 @@ use crate::shim::News;
 use crate::store::{self, ContainerRecord, Found, Paths};
 use crate::view::View;
 use crate::{
-    Config, Inner, LOCK, blocking, facts, handlers, making, namespaces, teardown, volumes,
+    Config, Inner, LOCK, blocking, checkpoint, facts, handlers, making, namespaces, teardown,
+    volumes,
 };
 
 /// Ids of the host with which user namespaces are tried.
@@ -64,6 +65,7 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
         pods: Mutex::default(),
         shims: Mutex::default(),
         rates: crate::stats::Rates::default(),
+        checkpoints: checkpoint::Places::default(),
         lookups: Arc::new(Semaphore::new(making::MAX_LOOKUPS)),
         _locks: locks,
     });
@@ -199,6 +201,7 @@ async fn recover(inner: &Arc<Inner>, rebooted: bool) -> Result<(), OpenError> {
         inventory.found.iter_mut().for_each(forget_boot);
     }
     let (live, containers) = survivors(&inventory.found);
+    drop_checkpoints(inner, &inventory.found).await;
     remove_orphans(inner, &inventory).await;
     inner.network.reconcile(&live, rebooted).await;
     let mut tasks = JoinSet::new();
@@ -250,6 +253,21 @@ fn survivors(found: &[Found]) -> (HashSet<String>, HashSet<String>) {
     (sandboxes, files.collect())
 }
 
+/// Removes checkpoints that were being taken, and those that nobody waits for.
+async fn drop_checkpoints(inner: &Inner, found: &[Found]) {
+    let records = found.iter().flat_map(|found| &found.containers);
+    let awaited = records.filter(|record| record.made && record.awaits_restore());
+    let awaited: HashSet<&str> = awaited.map(|record| record.id.as_str()).collect();
+    let folder = inner.paths.checkpoints();
+    for name in strangers(&folder, &awaited) {
+        let path = folder.join(name);
+        let removed = blocking(move || fs::remove_dir_all(path)).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "removing a checkpoint that was not finished");
+        }
+    }
+}
+
 async fn remove_orphans(inner: &Arc<Inner>, inventory: &store::Inventory) {
     let mut known: HashSet<&str> = HashSet::new();
     for found in &inventory.found {
@@ -293,6 +311,7 @@ fn strangers(folder: &Path, known: &HashSet<&str>) -> Vec<String> {
 
 /// Takes a pod up; what was never finished of it is undone.
 async fn recover_pod(inner: &Arc<Inner>, found: Found) {
+    checkpoint::resume(inner, &found).await;
     let (mut task, handle) = PodTask::new(inner, found.sandbox);
     for record in found.containers {
         recover_container(&mut task.pod, record).await;

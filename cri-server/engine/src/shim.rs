@@ -241,6 +241,16 @@ impl Shim {
         call: request::Call,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
+        self.call_within(CALL_PATIENCE, call, fds).await
+    }
+
+    /// The same for a request that may take longer than others, or must not.
+    pub(crate) async fn call_within(
+        &self,
+        patience: Duration,
+        call: request::Call,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         {
@@ -255,7 +265,7 @@ impl Shim {
             call: Some(call),
         }
         .encode_to_vec();
-        let answer = tokio::time::timeout(CALL_PATIENCE, async {
+        let answer = tokio::time::timeout(patience, async {
             self.send(&bytes, fds)
                 .await
                 .map_err(|error| Error::failed("calling a shim", error))?;
@@ -263,7 +273,7 @@ impl Shim {
         });
         let answer = answer.await.unwrap_or_else(|_elapsed| {
             Err(Error::DeadlineExceeded(format!(
-                "a shim did not answer within {CALL_PATIENCE:?}"
+                "a shim did not answer within {patience:?}"
             )))
         });
         self.waiting.lock().expect(LOCK).replies.remove(&sequence);

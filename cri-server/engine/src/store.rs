@@ -87,9 +87,17 @@ pub(crate) struct ContainerRecord {
     pub(crate) stop_signal: i32,
     pub(crate) stop_signal_name: String,
     pub(crate) cgroup: String,
+    /// Its start restores it from a checkpoint.
+    #[serde(default)]
+    pub(crate) restored: bool,
 }
 
 impl ContainerRecord {
+    /// Whether the images of a checkpoint are still needed.
+    pub(crate) fn awaits_restore(&self) -> bool {
+        self.restored && self.started_at == 0 && self.exit.is_none()
+    }
+
     pub(crate) fn reserved(
         id: String,
         sandbox_id: String,
@@ -116,6 +124,7 @@ impl ContainerRecord {
             stop_signal: 0,
             stop_signal_name: String::new(),
             cgroup: String::new(),
+            restored: false,
         }
     }
 }
@@ -190,6 +199,21 @@ impl Paths {
     /// Where an OCI runtime keeps its own state.
     pub(crate) fn runtime_root(&self, handler: &str) -> PathBuf {
         self.state.join("runtimes").join(handler)
+    }
+
+    /// Folder with a folder for each checkpoint under way: being taken, or not restored yet.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// The checkpoint that a container goes on from, until it does.
+    pub(crate) fn checkpoint(&self, container: &str) -> PathBuf {
+        self.checkpoints().join(container)
+    }
+
+    /// There as long as containers of the sandbox are paused for a checkpoint.
+    pub(crate) fn paused(&self, sandbox: &str) -> PathBuf {
+        self.sandbox(sandbox).join("paused")
     }
 
     pub(crate) fn pod_cidr(&self) -> PathBuf {

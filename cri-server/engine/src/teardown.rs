@@ -79,9 +79,13 @@ async fn files(engine: &Inner, launch: &Launch, mounts: &[Mount]) -> Result<(), 
         .unmount_rootfs(&launch.container, &rootfs)
         .await?;
     let bundle = launch.bundle.clone();
-    blocking(move || store::gone_is_fine(fs::remove_dir_all(&bundle)))
-        .await
-        .map_err(|error| Error::failed("removing the container's bundle", error))
+    let checkpoint = engine.paths.checkpoint(&launch.container);
+    blocking(move || {
+        store::gone_is_fine(fs::remove_dir_all(&checkpoint))?;
+        store::gone_is_fine(fs::remove_dir_all(&bundle))
+    })
+    .await
+    .map_err(|error| Error::failed("removing the container's bundle", error))
 }
 
 /// Ends the process of a container through its shim, if there still is one, and what one that was

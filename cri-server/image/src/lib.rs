@@ -72,8 +72,8 @@ use digest::Digest;
 use error::During;
 pub use error::Error;
 use flight::{Flights, blocking};
-pub use mount::IdMap;
 use mount::Uppers;
+pub use mount::{Changes, IdMap};
 use platform::Platform;
 use progress::Progress;
 pub use progress::{LayerProgress, PullProgress};
@@ -392,6 +392,23 @@ impl Store {
         target: &Path,
         ids: Option<&IdMap>,
     ) -> Result<(), Error> {
+        self.mount_changed(image, container, target, ids, None)
+            .await
+    }
+
+    /// The same with files as a container has changed them before.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; nothing is left mounted.
+    pub async fn mount_changed(
+        self: &Arc<Self>,
+        image: &str,
+        container: &str,
+        target: &Path,
+        ids: Option<&IdMap>,
+        changes: Option<Changes>,
+    ) -> Result<(), Error> {
         let entry = self.catalog.view().resolve(image).cloned();
         let entry = entry.ok_or_else(|| Error::NotFound(image.to_owned()))?;
         let (store, container, target) =
@@ -401,9 +418,24 @@ impl Store {
             let layers = &entry.record.layers;
             store
                 .uppers
-                .mount(&container, layers, &target, ids.as_ref())
+                .mount(&container, layers, &target, ids.as_ref(), changes.as_ref())
         })
         .await
+    }
+
+    /// Writes what a container has changed of its image to `file`, as a layer; answers with the
+    /// paths that it has deleted. Nothing may write to its files meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; [`Error::Other`] for what a layer cannot hold.
+    pub async fn save_changes(
+        self: &Arc<Self>,
+        container: &str,
+        file: File,
+    ) -> Result<Vec<String>, Error> {
+        let (store, container) = (Arc::clone(self), container.to_owned());
+        blocking(move || store.uppers.save(&container, file)).await
     }
 
     /// Unmounts it and removes its writable layer. Already gone is no error.

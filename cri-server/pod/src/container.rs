@@ -52,6 +52,10 @@ pub struct ContainerSpec {
     /// The signal that asks the container to stop, by name (`SIGTERM`, `SIGRTMIN+3`); `None` takes
     /// the image's, else `SIGTERM`.
     pub stop_signal: Option<String>,
+    /// Where a checkpoint lies that the container is to go on from: a file of the host, absolute.
+    /// The image is then the checkpoint's.
+    #[serde(default)]
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// A mount into a container.

@@ -3,8 +3,9 @@
 //! Nothing is decided or done here. [`request`] turns messages into the pod's types, [`reply`]
 //! turns what comes back into messages, [`status`] gives errors their codes; one file a group of
 //! verbs lies between. A handler only awaits the engine, whose operations are its own: when a
-//! client gives up, the work goes on. What is not built answers UNIMPLEMENTED by its name.
+//! client gives up, the work goes on.
 
+mod checkpoint;
 mod container;
 mod events;
 mod exec;

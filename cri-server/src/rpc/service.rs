@@ -10,9 +10,11 @@ use engine::Engine;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::status::{answer, not_built};
+use super::status::answer;
 use super::stream::{Parts, parts};
-use super::{container, events, exec, image, metrics, runtime, sandbox, stats, streaming};
+use super::{
+    checkpoint, container, events, exec, image, metrics, runtime, sandbox, stats, streaming,
+};
 
 /// Both services of one engine.
 #[derive(Debug)]
@@ -359,23 +361,32 @@ impl RuntimeService for Cri {
 
     async fn checkpoint_container(
         &self,
-        _: Request<cri::CheckpointContainerRequest>,
+        request: Request<cri::CheckpointContainerRequest>,
     ) -> Result<Response<cri::CheckpointContainerResponse>, Status> {
-        Err(not_built("CheckpointContainer"))
+        answer(
+            "CheckpointContainer",
+            checkpoint::container(&self.engine, request.into_inner()).await,
+        )
     }
 
     async fn checkpoint_pod(
         &self,
-        _: Request<cri::CheckpointPodRequest>,
+        request: Request<cri::CheckpointPodRequest>,
     ) -> Result<Response<cri::CheckpointPodResponse>, Status> {
-        Err(not_built("CheckpointPod"))
+        answer(
+            "CheckpointPod",
+            checkpoint::pod(&self.engine, request.into_inner()).await,
+        )
     }
 
     async fn restore_pod(
         &self,
-        _: Request<cri::RestorePodRequest>,
+        request: Request<cri::RestorePodRequest>,
     ) -> Result<Response<cri::RestorePodResponse>, Status> {
-        Err(not_built("RestorePod"))
+        answer(
+            "RestorePod",
+            checkpoint::restore(&self.engine, request.into_inner()).await,
+        )
     }
 }
 

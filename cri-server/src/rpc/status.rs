@@ -38,11 +38,6 @@ fn log(verb: &str, error: &Error) {
     }
 }
 
-/// What to answer to a request that is not built yet.
-pub(super) fn not_built(verb: &str) -> Status {
-    Status::unimplemented(format!("{verb} is not implemented"))
-}
-
 fn status(error: &Error) -> Status {
     let text = error.to_string();
     if KUBELET_WORDS.iter().any(|word| text.starts_with(word)) {
@@ -111,12 +106,5 @@ mod tests {
     fn words_for_the_kubelet_come_first() {
         let error = Error::from(image::Error::Unavailable("no route".into()));
         check(&error, Code::Unknown, "RegistryUnavailable: no route");
-    }
-
-    #[test]
-    fn what_is_not_built_says_its_name() {
-        let status = not_built("Attach");
-        assert_eq!(status.code(), Code::Unimplemented);
-        assert_eq!(status.message(), "Attach is not implemented");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shim_api::state_reply::Phase as Seen;
-use shim_api::{ExitRecord, StateReply};
+use shim_api::{ExitRecord, Restore, StateReply};
 
 use super::Asker;
 
@@ -12,6 +12,12 @@ use super::Asker;
 pub(super) enum Phase {
     New,
     Creating(Asker),
+    /// To be restored when it is started.
+    Prepared(Box<Restore>),
+    Restoring {
+        asker: Asker,
+        released: i64,
+    },
     Created {
         pid: i32,
     },
@@ -71,6 +77,8 @@ impl Phase {
         let (phase, pid) = match self {
             Self::New | Self::Creating(_) | Self::Abandoned => (Seen::New, 0),
             Self::Created { pid } => (Seen::Created, *pid),
+            Self::Prepared(_) => (Seen::Created, 0),
+            Self::Restoring { .. } => (Seen::Running, 0),
             // Whether it was released already is not known; that it was asked for is.
             Self::Starting { pid, .. } | Self::Running { pid, .. } | Self::Condemned { pid } => {
                 (Seen::Running, *pid)
@@ -82,6 +90,7 @@ impl Phase {
         StateReply {
             phase: phase.into(),
             pid,
+            writes_checkpoint: false,
         }
     }
 
@@ -90,6 +99,8 @@ impl Phase {
         match self {
             Self::New => "new",
             Self::Creating(_) => "being created",
+            Self::Prepared(_) => "not restored yet",
+            Self::Restoring { .. } => "being restored",
             Self::Created { .. } => "created",
             Self::Starting { .. } => "being started",
             Self::Running { .. } => "running",

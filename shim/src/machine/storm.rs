@@ -1,7 +1,7 @@
 //! Random orders of events: whatever happens, a container ends once and ends well.
 
 use proptest::prelude::*;
-use shim_api::{Exec, Kill, KillExec, Start, State, Update};
+use shim_api::{Checkpoint, Exec, Kill, KillExec, Restore, Start, State, Update};
 
 use super::tests::{Desk, INIT, failure, record};
 use super::*;
@@ -27,6 +27,15 @@ fn any_event() -> impl Strategy<Value = Event> {
         (0..4i32).prop_map(|id| Call::KillExec(KillExec { id: id.to_string() })),
         Just(Call::State(State {})),
         Just(Call::Update(Update::default())),
+        Just(Call::Checkpoint(Checkpoint {
+            images: "/i".into(),
+            work: "/w".into(),
+        })),
+        Just(Call::Restore(Restore {
+            create: Some(Create::default()),
+            images: "/i".into(),
+            work: "/w".into(),
+        })),
     ];
     prop_oneof![
         connection.clone().prop_map(Event::Connected),
@@ -40,6 +49,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             descriptors: 0,
         }),
         result.clone().prop_map(Event::CreateEnded),
+        result.clone().prop_map(Event::RestoreEnded),
+        prop_oneof![Just(Ok(())), Just(failure())].prop_map(Event::CheckpointEnded),
         prop_oneof![Just(Ok(())), Just(failure())].prop_map(Event::StartEnded),
         number
             .clone()
@@ -77,6 +88,8 @@ proptest! {
         let work = |action: &Action| matches!(
             action,
             Action::Create(_)
+                | Action::Restore(_)
+                | Action::Checkpoint(_)
                 | Action::Start
                 | Action::Exec { .. }
                 | Action::Kill { .. }

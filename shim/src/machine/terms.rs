@@ -5,7 +5,7 @@ use std::time::Duration;
 use shim_api::message::Content;
 use shim_api::reply::Result as Answer;
 use shim_api::request::Call;
-use shim_api::{Create, ExitRecord};
+use shim_api::{Checkpoint, Create, ExitRecord, Restore};
 
 use crate::failure::Failure;
 
@@ -56,6 +56,10 @@ pub(crate) enum Event {
     CreateEnded(Result<Made, Failure>),
     /// The runtime's start has ended, or could not be begun.
     StartEnded(Result<(), Failure>),
+    /// The runtime's restore has ended, or could not be begun.
+    RestoreEnded(Result<Made, Failure>),
+    /// The runtime's checkpoint has ended, or could not be begun.
+    CheckpointEnded(Result<(), Failure>),
     /// A runtime's kill has ended, or could not be begun.
     KillEnded(u32, Result<(), Failure>),
     /// A runtime's update has ended, or could not be begun.
@@ -96,6 +100,10 @@ pub(crate) enum Action {
     TellAll(Content),
     /// Open log and streams and begin the runtime's create.
     Create(Create),
+    /// Open log and streams and begin the runtime's restore.
+    Restore(Box<Restore>),
+    /// Begin the runtime's checkpoint.
+    Checkpoint(Checkpoint),
     /// Begin the runtime's start.
     Start,
     /// Begin a runtime's kill.
@@ -107,7 +115,7 @@ pub(crate) enum Action {
         /// To every process.
         all: bool,
     },
-    /// End the runtime's create, and what it has started.
+    /// End the runtime's create or restore, and what it has started.
     CancelCreate,
     /// End init.
     EndInit,

@@ -1,5 +1,6 @@
 //! Every order of events that matters.
 
+use shim_api::state_reply;
 use shim_api::{Attach, Exec, Kill, KillExec, ReopenLog, ResizeTerminal, Start, State, Update};
 
 use super::*;
@@ -656,4 +657,92 @@ fn a_refused_update_tells_why_and_many_wait_for_none() {
     let number = desk.machine.updates[0].0;
     let ended = desk.event(Event::UpdateEnded(number, failure()));
     assert_eq!(error(&ended), Some(Kind::Runtime));
+}
+
+fn restore() -> Restore {
+    Restore {
+        create: Some(Create::default()),
+        images: "/i".into(),
+        work: "/w".into(),
+    }
+}
+
+fn checkpoint() -> Checkpoint {
+    Checkpoint {
+        images: "/i".into(),
+        work: "/w".into(),
+    }
+}
+
+#[test]
+fn a_restored_container_has_no_process_before_its_start() {
+    let mut desk = Desk::new();
+    let out = desk.ask(Call::Restore(restore()));
+    let created = Action::Reply(desk.asker(), Answer::Created(Created { pid: 0 }));
+    assert_eq!(out, [created]);
+    let out = desk.ask(Call::State(State {}));
+    assert!(matches!(
+        &out[..],
+        [Action::Reply(_, Answer::State(state))]
+            if state.phase() == state_reply::Phase::Created && state.pid == 0
+    ));
+    let out = desk.ask(Call::Start(Start {}));
+    assert_eq!(out, [Action::Restore(Box::new(restore()))]);
+    assert_eq!(desk.event(Event::RestoreEnded(alive(INIT))), [desk.done()]);
+    desk.event(Event::Reaped { pid: INIT, code: 7 });
+    let record = record(&desk.settle()).unwrap();
+    assert_eq!(record.exit_code, 7);
+}
+
+#[test]
+fn a_restore_that_fails_is_an_end() {
+    let mut desk = Desk::new();
+    desk.ask(Call::Restore(restore()));
+    desk.ask(Call::Start(Start {}));
+    let out = desk.event(Event::RestoreEnded(failure()));
+    assert_eq!(error(&out), Some(Kind::Runtime));
+    let record = record(&desk.settle()).unwrap();
+    assert_eq!((record.exit_code, record.started_at), (START_FAILED, 0));
+}
+
+#[test]
+fn what_waits_for_its_restore_can_be_ended() {
+    let mut desk = Desk::new();
+    desk.ask(Call::Restore(restore()));
+    let kill = Kill {
+        signal: 9,
+        all: true,
+    };
+    assert!(desk.ask(Call::Kill(kill)).contains(&desk.done()));
+    assert_eq!(record(&desk.settle()).unwrap().exit_code, 137);
+
+    let mut desk = Desk::new();
+    desk.ask(Call::Restore(restore()));
+    desk.event(Event::Disconnected(DAEMON));
+    assert_eq!(desk.at(599, Event::Tick), []);
+    desk.at(601, Event::Tick);
+    assert!(record(&desk.settle()).is_some());
+}
+
+#[test]
+fn one_checkpoint_of_what_runs() {
+    let mut desk = Desk::created();
+    let out = desk.ask(Call::Checkpoint(checkpoint()));
+    assert_eq!(error(&out), Some(Kind::WrongState));
+
+    let mut desk = Desk::running();
+    let relative = Checkpoint {
+        images: "i".into(),
+        ..checkpoint()
+    };
+    let out = desk.ask(Call::Checkpoint(relative));
+    assert_eq!(error(&out), Some(Kind::Invalid));
+    let out = desk.ask(Call::Checkpoint(checkpoint()));
+    assert_eq!(out, [Action::Checkpoint(checkpoint())]);
+    let first = desk.done();
+    let out = desk.ask(Call::Checkpoint(checkpoint()));
+    assert_eq!(error(&out), Some(Kind::Other));
+    assert_eq!(desk.event(Event::CheckpointEnded(Ok(()))), [first]);
+    let out = desk.ask(Call::Checkpoint(checkpoint()));
+    assert_eq!(out, [Action::Checkpoint(checkpoint())]);
 }

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, test_kill_process};
 use shim_api::message::Content;
 use shim_api::reply::Result as Answer;
-use shim_api::{Create, Done, Error, ExecStarted, ExitRecord, Message, Reply};
+use shim_api::{Checkpoint, Create, Done, Error, ExecStarted, ExitRecord, Message, Reply, Restore};
 
 use super::{Action, Asker, Event, Made, Service, now};
 use crate::descendants;
 use crate::exit::{OomCounter, write_record};
 use crate::failure::Failure;
 use crate::poller::{Interest, Token};
-use crate::runtime::{Verb, read_pid};
+use crate::runtime::{Folders, Verb, read_pid};
 use crate::stdio::{ContainerEnds, Stdio};
 use crate::terminal::ConsoleSocket;
 
@@ -29,6 +29,12 @@ impl Service {
             Action::Tell(connection, content) => self.tell(connection, content, None),
             Action::TellAll(content) => self.tell_all(&content),
             Action::Create(create) => self.create(&create),
+            Action::Restore(restore) => self.restore(&restore),
+            Action::Checkpoint(checkpoint) => {
+                if let Err(failure) = self.checkpoint(&checkpoint) {
+                    self.pending.push_back(Event::CheckpointEnded(Err(failure)));
+                }
+            }
             Action::Start => {
                 if let Err(failure) = self.invoke(Verb::Start, None) {
                     self.pending.push_back(Event::StartEnded(Err(failure)));
@@ -124,8 +130,19 @@ impl Service {
     }
 
     fn invoke(&mut self, verb: Verb, stdio: Option<[BorrowedFd<'_>; 3]>) -> Result<(), Failure> {
+        self.invoke_with(verb, stdio, None)
+    }
+
+    fn invoke_with(
+        &mut self,
+        verb: Verb,
+        stdio: Option<[BorrowedFd<'_>; 3]>,
+        folders: Option<&Folders<'_>>,
+    ) -> Result<(), Failure> {
         let console = match verb {
-            Verb::Create { terminal: true } => Some(self.console(None)?),
+            Verb::Create { terminal: true } | Verb::Restore { terminal: true } => {
+                Some(self.console(None)?)
+            }
             Verb::Exec {
                 number,
                 terminal: true,
@@ -133,9 +150,9 @@ impl Service {
             _ => None,
         };
         let monotonic = now().monotonic;
-        let invocation = self
-            .runtime
-            .invoke(verb, console.as_deref(), stdio, monotonic)?;
+        let invocation =
+            self.runtime
+                .invoke(verb, console.as_deref(), stdio, folders, monotonic)?;
         self.invocations.add(invocation);
         Ok(())
     }
@@ -155,30 +172,60 @@ impl Service {
     }
 
     fn create(&mut self, create: &Create) {
-        let path = |path: &String| (!path.is_empty()).then(|| PathBuf::from(path));
-        self.sweeper.kill_file = path(&create.kill_file);
-        self.sweeper.procs_file = path(&create.procs_file);
-        self.oom_counter_path.clone_from(&create.oom_counter);
-        self.stdin = create.stdin;
-        if let Err(failure) = self.try_create(create) {
+        self.note(create);
+        let terminal = create.terminal;
+        if let Err(failure) = self.try_create(create, Verb::Create { terminal }, None) {
             self.abandon_streams();
             self.pending.push_back(Event::CreateEnded(Err(failure)));
         }
     }
 
-    fn try_create(&mut self, create: &Create) -> Result<(), Failure> {
+    fn restore(&mut self, restore: &Restore) {
+        let create = restore.create.clone().unwrap_or_default();
+        self.note(&create);
+        let verb = Verb::Restore {
+            terminal: create.terminal,
+        };
+        let folders = Folders {
+            images: Path::new(&restore.images),
+            work: Path::new(&restore.work),
+        };
+        if let Err(failure) = self.try_create(&create, verb, Some(&folders)) {
+            self.abandon_streams();
+            self.pending.push_back(Event::RestoreEnded(Err(failure)));
+        }
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Failure> {
+        let folders = Folders {
+            images: Path::new(&checkpoint.images),
+            work: Path::new(&checkpoint.work),
+        };
+        self.invoke_with(Verb::Checkpoint, None, Some(&folders))
+    }
+
+    /// Takes over what a container says of itself before it is there.
+    fn note(&mut self, create: &Create) {
+        let path = |path: &String| (!path.is_empty()).then(|| PathBuf::from(path));
+        self.sweeper.kill_file = path(&create.kill_file);
+        self.sweeper.procs_file = path(&create.procs_file);
+        self.oom_counter_path.clone_from(&create.oom_counter);
+        self.stdin = create.stdin;
+    }
+
+    fn try_create(
+        &mut self,
+        create: &Create,
+        verb: Verb,
+        folders: Option<&Folders<'_>>,
+    ) -> Result<(), Failure> {
         let (stdio, ends) = Stdio::open(create)?;
         self.stdio = Some(stdio);
         let fds = ends.as_ref().map(ContainerEnds::as_fds);
-        self.invoke(
-            Verb::Create {
-                terminal: create.terminal,
-            },
-            fds,
-        )
+        self.invoke_with(verb, fds, folders)
     }
 
-    /// The runtime's create has ended.
+    /// The runtime's create or restore has ended.
     pub(super) fn created(
         &mut self,
         terminal: bool,

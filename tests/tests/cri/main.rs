@@ -11,6 +11,7 @@
 mod bad_input;
 mod cadvisor;
 mod cdi;
+mod checkpoint;
 mod containerd;
 mod events;
 mod faults;

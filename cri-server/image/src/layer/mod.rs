@@ -11,8 +11,8 @@ pub(crate) mod decode;
 mod names;
 pub(crate) mod table;
 pub(crate) mod tar;
-mod tree;
-mod unpack;
+pub(crate) mod tree;
+pub(crate) mod unpack;
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};

@@ -5,12 +5,13 @@
 //! whole disk: such a folder never outlives a crash of the machine (kernel documentation,
 //! overlayfs.rst, "Volatile mount").
 
+mod changes;
 mod ids;
 mod looks;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -25,6 +26,7 @@ use rustix::mount::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::changes::Changes;
 pub use self::ids::IdMap;
 use self::ids::Mapped;
 use crate::Error;
@@ -102,6 +104,7 @@ impl Uppers {
         layers: &[Digest],
         target: &Path,
         ids: Option<&IdMap>,
+        changes: Option<&Changes>,
     ) -> Result<(), Error> {
         check_name(container)?;
         let record = Record {
@@ -122,9 +125,16 @@ impl Uppers {
             Entry::Vacant(place) => drop(place.insert(Some(record.clone()))),
         }
         let mounted = self
-            .make(container, &record, ids)
-            .and_then(|stack| stack.mount(target, ids));
+            .make(container, &record, ids, changes)
+            .and_then(|stack| stack.mount(target, ids))
+            .and_then(|()| match changes {
+                Some(changes) => changes::remove(target, &changes.deleted),
+                None => Ok(()),
+            });
         mounted.map_err(|error| {
+            if let Err(left) = detach(target) {
+                tracing::warn!(container, error = %left, "undoing a mount");
+            }
             self.forget(container);
             error.within(format!(
                 "mounting the root file system of container {container}"
@@ -132,7 +142,23 @@ impl Uppers {
         })
     }
 
-    fn make(&self, container: &str, record: &Record, ids: Option<&IdMap>) -> Result<Stack, Error> {
+    /// Writes what a container has changed of its image to `file`, as a layer. Blocks.
+    pub(crate) fn save(&self, container: &str, file: File) -> Result<Vec<String>, Error> {
+        check_name(container)?;
+        if !self.lock().contains_key(container) {
+            return Err(Error::NotFound(format!("files of container {container}")));
+        }
+        changes::save(&self.folder.join(container).join("upper"), file)
+            .map_err(|error| error.within(format!("saving the files of container {container}")))
+    }
+
+    fn make(
+        &self,
+        container: &str,
+        record: &Record,
+        ids: Option<&IdMap>,
+        changes: Option<&Changes>,
+    ) -> Result<Stack, Error> {
         let folder = self.folder.join(container);
         let stack = self.stack(&record.layers, &folder);
         for path in [&folder, &stack.upper, &stack.work] {
@@ -143,6 +169,9 @@ impl Uppers {
         }
         let looks = looks::wanted(&self.layers, &record.layers)?;
         looks::imprint(&stack.upper, &looks, ids)?;
+        if let Some(changes) = changes {
+            changes::apply(&changes.layer, &stack.upper, &folder, self.trash.folder())?;
+        }
         let file = folder.join("record.json");
         let text = serde_json::to_vec(record).expect("plain data can always be written as JSON");
         std::fs::write(&file, text).during(|| format!("writing {}", file.display()))?;

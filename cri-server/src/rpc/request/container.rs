@@ -1,5 +1,7 @@
 //! `ContainerConfig` to [`ContainerSpec`].
 
+use std::path::PathBuf;
+
 use cri_api as cri;
 use pod::ContainerSpec;
 use pod::PlanError as Refused;
@@ -30,6 +32,11 @@ pub(in crate::rpc) fn container(
         return Err(unsupported("config.windows", "this is a Linux node"));
     }
     let linux = config.linux.unwrap_or_default();
+    // No image has such a name: it is the archive of a checkpoint.
+    let checkpoint = image
+        .image
+        .starts_with('/')
+        .then(|| PathBuf::from(&image.image));
     Ok(ContainerSpec {
         name: filled("config.metadata.name", metadata.name)?,
         attempt: metadata.attempt,
@@ -54,6 +61,7 @@ pub(in crate::rpc) fn container(
         )?,
         security: security(linux.security_context.unwrap_or_default(), of_pod)?,
         stop_signal: stop_signal("config.stop_signal", config.stop_signal)?,
+        checkpoint,
     })
 }
 
