@@ -4,8 +4,8 @@
 //! digits). A line longer than [`MAX_LINE`] is cut into records tagged P, the last one F; a line
 //! that ends with its stream instead of a newline is closed with F, or readers would wait for ever.
 //!
-//! A file that cannot be written never stops the container: records are dropped and counted, and
-//! the count is noted in the log when it can be written again.
+//! A file that cannot be written, or has reached its limit, never stops the container: records are
+//! dropped and counted, and the count is noted in the log when it can be written again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, Write};
@@ -109,12 +109,19 @@ fn civil(days: i64) -> (i64, i64, i64) {
 pub(crate) struct Log {
     path: PathBuf,
     file: Option<File>,
+    /// Most bytes of the file, but for the note that says so; 0: any number.
+    limit: u64,
+    /// Bytes of the file, or more: asked for anew before it counts as full. Of a full one: those that
+    /// it had then.
+    size: u64,
+    full: bool,
     dropped: u64,
 }
 
 impl Log {
-    /// Opens the log; an empty path means that output is dropped.
-    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+    /// Opens the log; an empty path means that output is dropped. `limit` is the most bytes that the
+    /// file may have, 0 any number.
+    pub(crate) fn open(path: &Path, limit: u64) -> Result<Self, Failure> {
         let file = if path.as_os_str().is_empty() {
             None
         } else {
@@ -122,7 +129,11 @@ impl Log {
         };
         Ok(Self {
             path: path.to_owned(),
+            // Older records count too, and are asked for when there is a limit.
+            size: limit,
             file,
+            limit,
+            full: false,
             dropped: 0,
         })
     }
@@ -131,6 +142,7 @@ impl Log {
     pub(crate) fn reopen(&mut self) -> Result<(), Failure> {
         if self.file.is_some() {
             self.file = Some(open(&self.path)?);
+            self.size = self.limit;
         }
         Ok(())
     }
@@ -169,19 +181,68 @@ impl Log {
     }
 
     fn put(&mut self, batch: &Batch<'_>, now: i64) {
-        let Some(file) = &mut self.file else { return };
-        if self.dropped > 0 && !note(file, now, self.dropped) {
+        if !self.has_room(batch.bytes()) {
+            self.note_limit(now);
             self.dropped += batch.records;
             return;
         }
+        let Some(file) = &mut self.file else { return };
+        if self.dropped > 0 && !note(file, now, &lost(self.dropped, self.full)) {
+            self.dropped += batch.records;
+            return;
+        }
+        self.full = false;
         self.dropped = batch.write(file);
+    }
+
+    /// Whether so many more bytes fit; then they count as written. A log that was full stays so
+    /// until its file is another or a shorter one: a short record must not slip past a long one.
+    fn has_room(&mut self, more: u64) -> bool {
+        let fits = |size: u64| size.saturating_add(more) <= self.limit;
+        let Some(file) = &self.file else { return true };
+        if self.limit == 0 {
+            return true;
+        }
+        if self.full || !fits(self.size) {
+            let size = size_of(file).unwrap_or(self.size);
+            if self.full && size >= self.size || !fits(size) {
+                return false;
+            }
+            self.size = size;
+        }
+        self.size += more;
+        true
+    }
+
+    /// Tells readers, once, that the log is full.
+    fn note_limit(&mut self, now: i64) {
+        let Some(file) = self.file.as_mut().filter(|_| !self.full) else {
+            return;
+        };
+        let limit = self.limit;
+        let text = format!("the log has reached its limit of {limit} bytes\n");
+        self.full = note(file, now, &text);
+        self.size = size_of(file).unwrap_or(self.size);
     }
 }
 
-/// Tells readers that records are missing.
-fn note(file: &mut File, now: i64, dropped: u64) -> bool {
+fn size_of(file: &File) -> Option<u64> {
+    file.metadata().ok().map(|metadata| metadata.len())
+}
+
+fn lost(dropped: u64, full: bool) -> String {
+    let why = if full {
+        "the log had reached its limit"
+    } else {
+        "the log could not be written"
+    };
+    format!("{dropped} log records lost: {why}\n")
+}
+
+/// Tells readers why records are missing.
+fn note(file: &mut File, now: i64, text: &str) -> bool {
     let head = head(now, Stream::Stderr, true);
-    let text = format!("wherry-shim: {dropped} log records lost: the log could not be written\n");
+    let text = format!("wherry-shim: {text}");
     let mut batch = Batch::new();
     batch.push(&head, text.as_bytes());
     batch.write(file) == 0
@@ -226,6 +287,11 @@ impl<'a> Batch<'a> {
             }
         }
         self.records += 1;
+    }
+
+    fn bytes(&self) -> u64 {
+        let bytes: usize = self.slices[..self.used].iter().map(|part| part.len()).sum();
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
     /// Gives back how many records could not be written.
@@ -378,7 +444,7 @@ mod tests {
     fn a_file_in_the_format_of_the_cri() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(&path, 0).unwrap();
         assert_eq!(log.write(Stream::Stdout, 0, b"one\ntwo", false), b"two");
         assert_eq!(log.write(Stream::Stderr, 1, b"two", true), b"");
         let expect = "1970-01-01T00:00:00.000000000Z stdout F one\n\
@@ -390,7 +456,7 @@ mod tests {
     fn many_lines_need_many_batches() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(&path, 0).unwrap();
         log.write(Stream::Stdout, 0, &b"x\n".repeat(5000), true);
         assert_eq!(
             std::fs::read_to_string(&path).unwrap().lines().count(),
@@ -399,8 +465,45 @@ mod tests {
     }
 
     #[test]
+    fn a_log_at_its_limit_drops_and_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let line = u64::try_from(HEAD).unwrap() + 5;
+        let mut log = Log::open(&path, 2 * line).unwrap();
+        for _ in 0..4 {
+            log.write(Stream::Stdout, 0, b"text\n", true);
+        }
+        let texts = || {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines = text.lines().map(|line| line[HEAD..].to_owned());
+            lines.collect::<Vec<_>>()
+        };
+        // A shorter one does not get past those that did not fit.
+        log.write(Stream::Stdout, 0, b"t\n", true);
+        let limit = format!(
+            "wherry-shim: the log has reached its limit of {} bytes",
+            2 * line
+        );
+        assert_eq!(texts(), ["text", "text", &limit]);
+        // Who comes after it finds the file full; a new file has room.
+        let mut later = Log::open(&path, 2 * line).unwrap();
+        later.write(Stream::Stdout, 0, b"text\n", true);
+        assert_eq!(later.dropped, 1);
+        std::fs::remove_file(&path).unwrap();
+        log.reopen().unwrap();
+        log.write(Stream::Stdout, 0, b"text\n", true);
+        let lost = "wherry-shim: 3 log records lost: the log had reached its limit";
+        assert_eq!(texts(), [lost, "text"]);
+        // Neither does one that was emptied in its place stay full.
+        log.write(Stream::Stdout, 0, b"text\ntext\n", true);
+        std::fs::write(&path, "").unwrap();
+        log.write(Stream::Stdout, 0, b"text\n", true);
+        assert_eq!(texts().last().unwrap(), "text");
+    }
+
+    #[test]
     fn a_full_disk_drops_and_tells() {
-        let mut log = Log::open(Path::new("/dev/full")).unwrap();
+        let mut log = Log::open(Path::new("/dev/full"), 0).unwrap();
         log.write(Stream::Stdout, 0, b"lost\nlost\n", true);
         log.write(Stream::Stdout, 0, b"lost\n", true);
         assert_eq!(log.dropped, 3);
@@ -422,7 +525,7 @@ mod tests {
     #[test]
     fn a_torn_record_is_taken_back() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::open(&dir.path().join("log")).unwrap();
+        let mut log = Log::open(&dir.path().join("log"), 0).unwrap();
         let head = head(0, Stream::Stdout, true);
         let mut batch = Batch::new();
         batch.push(&head, b"whole\n");
@@ -441,7 +544,7 @@ mod tests {
     fn a_failed_reopen_keeps_the_old_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(&path, 0).unwrap();
         log.path = dir.path().join("absent/log");
         assert!(log.reopen().unwrap_err().message.contains("absent/log"));
         log.write(Stream::Stdout, 0, b"here\n", true);

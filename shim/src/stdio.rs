@@ -88,7 +88,7 @@ impl Stdio {
     /// Opens the log and, without a terminal, the pipes; gives back the container's ends of them.
     pub(crate) fn open(create: &Create) -> Result<(Self, Option<ContainerEnds>), Failure> {
         let mut stdio = Self {
-            log: Log::open(Path::new(&create.log_path))?,
+            log: Log::open(Path::new(&create.log_path), create.log_limit)?,
             outputs: [None, None],
             input: None,
             stdin_once: create.stdin_once,

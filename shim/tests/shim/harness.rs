@@ -173,6 +173,7 @@ impl Container {
             procs_file: self.cgroup("cgroup.procs").display().to_string(),
             owner_uid: 0,
             owner_gid: 0,
+            log_limit: 0,
         }
     }
 
