@@ -4,6 +4,7 @@
 //! socket is bound or a folder made. The keys are defined in [`file`].
 
 mod file;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -141,6 +142,7 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
             shim_open_files: None,
             systemd_cgroup: cgroup_driver(file.cgroup_driver.as_deref())?,
             pod_process: containerd.is_some(),
+            limits: limits::settle(&file.limits)?,
             root,
             state,
         },

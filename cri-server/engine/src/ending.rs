@@ -66,6 +66,21 @@ impl PodTask {
         }
     }
 
+    /// Ends a container that has left more on disk than it may; the reason first goes on record.
+    pub(crate) async fn end_overuse(&mut self, id: &str, why: String) {
+        let Some(container) = self.pod.containers.get_mut(id) else {
+            return;
+        };
+        if container.record.exit.is_some() || container.record.overuse.is_some() {
+            return;
+        }
+        container.record.overuse = Some(why);
+        self.keep_container(id).await;
+        if let Some(container) = self.pod.containers.get(id) {
+            container.process.kill();
+        }
+    }
+
     pub(crate) async fn remove_container(&mut self, id: &str) -> Result<(), Error> {
         self.end(&[id.to_owned()]).await?;
         let container = self.pod.containers.get(id);

@@ -36,6 +36,7 @@ mod teardown;
 mod update;
 mod view;
 mod volumes;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -57,6 +58,7 @@ pub use view::{Budget, Container, Exit, Sandbox};
 
 use pod::container::Resources;
 use pod::lifecycle::{self, Namesake, SandboxPhase};
+use pod::plan::StorageLimits;
 use pod::sandbox::NamespaceMode;
 use pod::{ContainerSpec, NodeFacts, SandboxSpec};
 use pod_task::{Command, PodHandle, PodTask};
@@ -94,6 +96,8 @@ pub struct Config {
     pub systemd_cgroup: Option<bool>,
     /// Every pod gets a process of its own, for those who know a pod by one.
     pub pod_process: bool,
+    /// How much any container may leave on disk.
+    pub limits: StorageLimits,
 }
 
 /// An OCI runtime.
@@ -159,7 +163,9 @@ impl Engine {
     ///
     /// See [`OpenError`]. Pods that cannot be recovered are no error; they are taken down.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        recovery::open(config).await.map(|inner| Self { inner })
+        let inner = recovery::open(config).await?;
+        watch::start(&inner);
+        Ok(Self { inner })
     }
 
     /// The images of this node.

@@ -13,7 +13,9 @@ use std::time::Duration;
 use nix::mount::MsFlags;
 use oci_spec::runtime::Spec;
 use pod::lifecycle::SandboxPhase;
-use pod::plan::{ContainerInputs, ContainerPlan, Edits, Namespace, SandboxPlan};
+use pod::plan::{
+    ContainerInputs, ContainerPlan, Edits, Namespace, NewAccount, SandboxPlan, storage_limits,
+};
 use pod::sandbox::{IdRange, PidMode, UserNamespace};
 use pod::{ContainerSpec, NodeFacts};
 use shim_api::{Create, Start, State, reply, request, state_reply};
@@ -348,6 +350,8 @@ pub(crate) async fn container(
 async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), Error> {
     let engine = &place.engine;
     let asked = Arc::clone(&container.record.spec);
+    let (pod, node) = (&place.sandbox.spec, engine.config.limits);
+    container.record.limits = storage_limits(&asked, pod, node)?;
     // What a checkpoint takes of the disk is found by the record.
     keep_container(engine, &container.record).await?;
     let restored = restore::prepare(place, &container.process.launch, &asked).await?;
@@ -376,6 +380,10 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         volumes::mount(engine, launch, mounts, ids.as_ref(), &mut lookups.sources).await?;
     container.record.volume_refs = volumes;
     let plan = plan(place, container, &spec, &image, &lookups, &rootfs).await?;
+    if plan.account != NewAccount::default() {
+        let account = plan.account.clone();
+        blocking(move || rootfs::add_account(&rootfs, &account)).await?;
+    }
     describe(&mut container.record, &image, &plan);
     container.record.restored = restored.is_some();
     keep_container(engine, &container.record).await?;
@@ -542,6 +550,7 @@ async fn create_request(
         oom_counter: text(group.oom_counter()),
         kill_file: text(group.kill_file()),
         procs_file: text(Some(group.procs_file())),
+        log_limit: record.limits.log.unwrap_or(0),
     })
 }
 

@@ -114,7 +114,7 @@ impl OwnedContainer {
         }
         self.record.exit = Some(match &self.record.start_error {
             Some(message) => start_error(message, ended.finished_at),
-            None => exit(ended),
+            None => exit(ended, self.record.overuse.as_deref()),
         });
         self.process.pid = None;
     }
@@ -195,12 +195,14 @@ pub(crate) fn picture(
         supplemental_groups: record.supplemental_groups.clone(),
         stop_signal: record.stop_signal_name.clone(),
         cgroup: record.cgroup.clone(),
+        limits: record.limits,
         bundle: engine.paths.bundle(&record.id),
     }
 }
 
-fn exit(record: &ExitRecord) -> Exit {
+fn exit(record: &ExitRecord, overuse: Option<&str>) -> Exit {
     let reason = match record.exit_code {
+        _ if overuse.is_some() => "WritableLayerLimit",
         _ if record.oom_killed => "OOMKilled",
         0 => "Completed",
         _ => "Error",
@@ -209,7 +211,7 @@ fn exit(record: &ExitRecord) -> Exit {
         code: record.exit_code,
         finished_at: record.finished_at,
         reason: reason.into(),
-        message: String::new(),
+        message: overuse.unwrap_or_default().into(),
     }
 }
 

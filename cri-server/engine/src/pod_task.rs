@@ -60,6 +60,11 @@ pub(crate) enum Command {
         budget: Box<Budget>,
         reply: Answer<()>,
     },
+    /// Has left more on disk than it may.
+    End {
+        id: String,
+        why: String,
+    },
     Update {
         id: String,
         wanted: Box<Resources>,
@@ -181,6 +186,7 @@ impl PodTask {
             Command::RemoveContainer { id, reply } => {
                 drop(reply.send(self.remove_container(&id).await));
             }
+            Command::End { id, why } => self.end_overuse(&id, why).await,
             Command::Budget { budget, reply } => {
                 self.pod.record.budget = *budget;
                 drop(reply.send(self.keep().await));
@@ -233,7 +239,7 @@ impl PodTask {
             teller: self.pod.teller.clone(),
             target_pid: self.target_pid(&spec.security.pid)?,
         };
-        let made = self.attend(making::container(&place, spec)).await;
+        let made = self.attend(Box::pin(making::container(&place, spec))).await;
         let (container, result) = match made {
             Ok(container) => (container, Ok(())),
             Err(failed) => match failed.left {

@@ -1,13 +1,14 @@
 //! What must be looked up on the host or in an image's root file system before a plan can be made.
 
 use std::fs;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use pod::container::{Accounts, Device, ImageFacts, Mount, ProfileRequest};
 use pod::facts::HostDevice;
+use pod::plan::NewAccount;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::error::Error;
@@ -80,6 +81,52 @@ fn read_below(root: &Path, name: &str) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(MAX_ACCOUNTS).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Adds to the accounts of a container's own layer what its image lacks.
+pub(crate) fn add_account(rootfs: &Path, account: &NewAccount) -> Result<(), Error> {
+    for (name, line) in [
+        ("etc/passwd", &account.passwd),
+        ("etc/group", &account.group),
+    ] {
+        if !line.is_empty() {
+            add_line(rootfs, name, line).map_err(|error| {
+                Error::failed(format!("adding to the container's /{name}"), error)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds a line to a file below `root`. It stays as it is where it is reached by a link, as that may
+/// be meant for others too, and where users may write to it: such an image adds the line itself.
+fn add_line(root: &Path, name: &str, line: &str) -> io::Result<()> {
+    /// Write permission of group and others.
+    const WRITABLE: u32 = 0o022;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let place = match rustix::fs::openat2(&root, name, flags, Mode::empty(), resolve) {
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOENT) => return Ok(()),
+        other => fs::File::from(other?),
+    };
+    let metadata = place.metadata()?;
+    let ours =
+        metadata.is_file() && metadata.mode() & WRITABLE == 0 && metadata.len() < MAX_ACCOUNTS;
+    if !ours {
+        return Ok(());
+    }
+    // The file that was looked at, and no other that took its name meanwhile.
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .append(true)
+        .open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
+    let mut last = [b'\n'];
+    if let Some(end) = metadata.len().checked_sub(1) {
+        file.read_exact_at(&mut last, end)?;
+    }
+    let newline = if last == *b"\n" { "" } else { "\n" };
+    file.write_all(format!("{newline}{line}").as_bytes())
 }
 
 /// The text of a localhost seccomp profile, if one is asked for.
@@ -201,6 +248,31 @@ mod tests {
         assert_eq!(accounts(folder.path()).unwrap(), Accounts::default());
         fs::write(folder.path().join("etc/hostname"), "inside").unwrap();
         assert_eq!(accounts(folder.path()).unwrap().passwd, "inside");
+    }
+
+    #[test]
+    fn an_account_is_added_to_files_of_the_root_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let etc = folder.path().join("etc");
+        fs::create_dir(&etc).unwrap();
+        let account = NewAccount {
+            passwd: "9:x:9:9::/:\n".into(),
+            group: "9:x:9:\n".into(),
+        };
+        let add = || add_account(folder.path(), &account).unwrap();
+        add();
+        assert_eq!(fs::read_dir(&etc).unwrap().count(), 0, "none was there");
+        let (passwd, group) = (etc.join("passwd"), etc.join("group"));
+        fs::write(&passwd, "root:x:0:0::/:").unwrap();
+        fs::write(folder.path().join("other"), "x:x:1:\n").unwrap();
+        std::os::unix::fs::symlink("../other", &group).unwrap();
+        add();
+        let text = fs::read_to_string(&passwd).unwrap();
+        assert_eq!(text, "root:x:0:0::/:\n9:x:9:9::/:\n");
+        assert_eq!(fs::read_to_string(&group).unwrap(), "x:x:1:\n");
+        fs::set_permissions(&passwd, fs::Permissions::from_mode(0o664)).unwrap();
+        add();
+        assert_eq!(fs::read_to_string(&passwd).unwrap(), text);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pod::lifecycle::SandboxPhase;
+use pod::plan::StorageLimits;
 use pod::{ContainerSpec, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,12 @@ pub(crate) struct ContainerRecord {
     /// Why it could not be started; how it ended is told by `exit` all the same.
     pub(crate) start_error: Option<String>,
     pub(crate) exit: Option<Exit>,
+    /// How much it may leave on disk.
+    #[serde(default)]
+    pub(crate) limits: StorageLimits,
+    /// Why it was ended, where it has left more.
+    #[serde(default)]
+    pub(crate) overuse: Option<String>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) supplemental_groups: Vec<u32>,
@@ -118,6 +125,8 @@ impl ContainerRecord {
             started_at: 0,
             start_error: None,
             exit: None,
+            limits: StorageLimits::default(),
+            overuse: None,
             uid: 0,
             gid: 0,
             supplemental_groups: Vec::new(),

@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock};
 
 use pod::container::Resources;
 use pod::lifecycle::{ContainerPhase, SandboxPhase};
+use pod::plan::StorageLimits;
 use pod::{ContainerSpec, SandboxSpec};
 
 use crate::error::Error;
@@ -84,6 +85,8 @@ pub struct Container {
     pub stop_signal: String,
     /// Its control group, as in the OCI specification.
     pub cgroup: String,
+    /// How much it may leave on disk.
+    pub limits: StorageLimits,
     /// Its bundle.
     pub bundle: PathBuf,
 }
@@ -95,7 +98,8 @@ pub struct Exit {
     pub code: i32,
     /// Nanoseconds since the epoch.
     pub finished_at: i64,
-    /// One word: `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`.
+    /// One word: `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`,
+    /// `WritableLayerLimit`.
     pub reason: String,
     /// What is worth telling; often empty.
     pub message: String,

@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) network: NetworkFile,
     pub(super) streaming: StreamingFile,
     pub(super) containerd: Option<String>,
+    pub(super) limits: LimitsFile,
     pub(super) log_level: Option<String>,
 }
 
@@ -43,6 +44,13 @@ pub(super) struct StreamingFile {
     pub(super) key: Option<String>,
 }
 
+/// Its table `[limits]`.
+#[derive(Debug, Default)]
+pub(super) struct LimitsFile {
+    pub(super) writable_layer: Option<String>,
+    pub(super) log: Option<String>,
+}
+
 impl File {
     pub(super) fn parse(table: toml::Table) -> Result<Self, KeyError> {
         let mut top = Section::top(table);
@@ -58,6 +66,7 @@ impl File {
             network: NetworkFile::parse(top.section("network")?)?,
             streaming: StreamingFile::parse(top.section("streaming")?)?,
             containerd: containerd(top.section("containerd")?)?,
+            limits: LimitsFile::parse(top.section("limits")?)?,
             log_level: log_level(top.section("log")?)?,
         };
         top.finish()?;
@@ -89,6 +98,17 @@ impl StreamingFile {
         };
         section.finish()?;
         Ok(streaming)
+    }
+}
+
+impl LimitsFile {
+    fn parse(mut section: Section) -> Result<Self, KeyError> {
+        let limits = Self {
+            writable_layer: section.string("writable_layer")?,
+            log: section.string("log")?,
+        };
+        section.finish()?;
+        Ok(limits)
     }
 }
 

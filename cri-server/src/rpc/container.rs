@@ -65,9 +65,16 @@ pub(super) async fn status(
     if asked.verbose {
         let privileged = container.spec.security.privileged;
         let spec = read_spec(container.bundle.join("config.json")).await;
-        response.info = info::container(&container, &spec, privileged);
+        let log_bytes = log_bytes(container.log_path.clone()).await;
+        response.info = info::container(&container, &spec, privileged, log_bytes);
     }
     Ok(response)
+}
+
+/// The size of a log file; nothing where there is none.
+async fn log_bytes(path: Option<PathBuf>) -> Option<u64> {
+    let metadata = tokio::fs::metadata(path?).await.ok()?;
+    Some(metadata.len())
 }
 
 /// The OCI specification of a bundle; null where it cannot be had, which is not worth an error.

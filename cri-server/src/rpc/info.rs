@@ -58,6 +58,7 @@ pub(super) fn container(
     container: &Container,
     runtime_spec: &Value,
     privileged: bool,
+    log_bytes: Option<u64>,
 ) -> HashMap<String, String> {
     shown(&json!({
         "sandboxID": container.sandbox_id,
@@ -70,6 +71,11 @@ pub(super) fn container(
         "config": container_config(&container.spec),
         "runtimeSpec": runtime_spec,
         "privileged": privileged,
+        "storage": {
+            "writableLayerLimit": container.limits.writable_layer,
+            "logLimit": container.limits.log,
+            "logBytes": log_bytes,
+        },
     }))
 }
 
@@ -180,10 +186,11 @@ mod tests {
     #[test]
     fn a_container_shows_its_specification() {
         let spec = json!({ "ociVersion": "1.2.0" });
-        let info = parsed(&container(&samples::container(), &spec, true));
+        let info = parsed(&container(&samples::container(), &spec, true, Some(5)));
         assert_eq!(info["runtimeSpec"]["ociVersion"], "1.2.0");
         assert_eq!(info["sandboxID"], "a1".repeat(32));
         assert_eq!(info["pid"], 0);
         assert_eq!(info["privileged"], true);
+        assert_eq!(info["storage"]["logBytes"], 5);
     }
 }

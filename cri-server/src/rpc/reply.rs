@@ -397,6 +397,7 @@ pub(super) mod samples {
             supplemental_groups: vec![9],
             stop_signal: "SIGRTMIN+3".into(),
             cgroup: "/x".into(),
+            limits: Default::default(),
             bundle: "/run/x/b".into(),
         }
     }

@@ -8,6 +8,7 @@
     reason = "what the tests' own steps cannot do fails the test"
 )]
 
+mod accounts;
 mod bad_input;
 mod cadvisor;
 mod cdi;

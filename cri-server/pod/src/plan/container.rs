@@ -10,8 +10,9 @@ use super::devices::Devices;
 use super::identity::Identity;
 use super::selinux::Labels;
 use super::{
-    ContainerInputs, ContainerPlan, OCI_VERSION, PlanError, apparmor, capabilities, cgroup, check,
-    devices, edits, identity, mounts, namespaces, process, resources, seccomp, selinux, signals,
+    ContainerInputs, ContainerPlan, OCI_VERSION, PlanError, account, apparmor, capabilities,
+    cgroup, check, devices, edits, identity, mounts, namespaces, process, resources, seccomp,
+    selinux, signals,
 };
 use crate::container::{ContainerSpec, Security};
 use crate::facts::NodeFacts;
@@ -43,6 +44,7 @@ pub fn plan_container(
     edits::add_env(inputs.edits, &mut env)?;
     let cgroup = cgroup::path(&inputs.sandbox.cgroup_parent, inputs.id, facts)?;
     let (stop_signal, stop_signal_name) = signals::stop_signal(spec, inputs.image)?;
+    let account = account::plan(spec, &identity, inputs.accounts, &env);
 
     let mut process = process(spec, inputs, facts, &identity, &env)?;
     process.set_capabilities(Some(granted.to_oci()));
@@ -68,6 +70,7 @@ pub fn plan_container(
         uid: identity.uid,
         gid: identity.gid,
         supplemental_groups: identity.groups,
+        account,
         env,
     })
 }

@@ -5,6 +5,7 @@
 //! hold: what must be read first (accounts of the image, a profile's text, device numbers) comes in
 //! as an argument.
 
+mod account;
 mod apparmor;
 mod capabilities;
 mod cgroup;
@@ -23,6 +24,7 @@ mod sandbox;
 mod seccomp;
 mod selinux;
 mod signals;
+mod storage;
 mod sysctls;
 
 use std::collections::BTreeMap;
@@ -34,11 +36,13 @@ use crate::container::{Accounts, Device, ImageFacts};
 use crate::facts::HostDevice;
 use crate::sandbox::{SandboxSpec, UserNamespace};
 
+pub use account::NewAccount;
 pub use cgroup::{DEFAULT_CGROUP_PARENT, parent_cgroup};
 pub use container::plan_container;
 pub use edits::{EditHook, EditMount, Edits, HookPoint};
 pub use resources::{oom_score_adj as plan_oom_score, plan_resources};
 pub use sandbox::plan_sandbox;
+pub use storage::{LOG_LIMIT, StorageLimits, WRITABLE_LAYER_LIMIT, bytes, storage_limits};
 
 /// Version of the OCI runtime specification that the plans follow: the lowest that has all they
 /// use. Runtimes refuse what is newer than themselves (crun of Debian 12 takes no 1.2).
@@ -145,6 +149,8 @@ pub struct ContainerPlan {
     pub gid: u32,
     /// Its other groups.
     pub supplemental_groups: Vec<u32>,
+    /// What its image's accounts lack.
+    pub account: NewAccount,
     /// Environment of the container, which execs get too.
     pub env: BTreeMap<String, String>,
 }
