@@ -153,6 +153,18 @@ impl Image {
         }
     }
 
+    /// The same with an annotation of its manifest.
+    ///
+    /// # Errors
+    ///
+    /// Never in practice: the manifest is one that was made here.
+    pub fn annotated(mut self, key: &str, value: &str) -> Result<Image> {
+        let mut manifest: Value = serde_json::from_slice(&self.top.bytes)?;
+        manifest["annotations"][key] = json!(value);
+        self.top = Blob::new(manifest.to_string().into_bytes(), self.top.media_type);
+        Ok(self)
+    }
+
     fn of(format: Format, layers: &[Packed], config: &Value, architecture: &str) -> Image {
         let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
         let config = json!({

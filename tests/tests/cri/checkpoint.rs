@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cri_api as cri;
 use serde_json::{Value, json};
 use tests::daemon::programs;
+use tests::image::{Format, Image, Layer, Packed};
 use tests::node::Pod;
 use tests::{Node, peers, pod, process, wait};
 use tonic::{Code, Status};
@@ -649,4 +650,131 @@ fn pods_that_cannot_be_are_refused() {
     refused(&tty, "tty");
     node.remove(&adds).unwrap();
     node.remove(&other).unwrap();
+}
+
+/// There and back in pods of a handler, with a terminal or without.
+fn there_and_back(node: &Node, handler: &str, tty: bool) {
+    let name = format!("{handler}-{tty}");
+    let run = |name: &str, image: Option<&Path>| {
+        let mut container = match image {
+            None => pod::container(name, &node.image, COUNT),
+            Some(archive) => again(name, archive),
+        };
+        container["tty"] = json!(tty);
+        container["stdin"] = json!(tty);
+        let sandbox = pod::sandbox(node.daemon.scratch(), name);
+        node.run_as(&["-r", handler], &sandbox, &container).unwrap()
+    };
+    let first = run(&name, None);
+    wait_beyond(&first, FAR);
+    let archive = node.daemon.scratch().join(format!("{name}.tar"));
+    checkpoint(node, &first.container, &archive, 0).unwrap();
+    let counted = last(&first);
+    wait_beyond(&first, counted + 3);
+    node.remove(&first).unwrap();
+    let second = run(&format!("{name}-again"), Some(&archive));
+    wait_beyond(&second, counted + 10);
+    let seen = numbers(&second);
+    assert_eq!(seen.iter().filter(|number| **number == 1).count(), 1);
+    node.remove(&second).unwrap();
+}
+
+#[test]
+fn a_terminal_comes_back() {
+    if let Some(node) = node() {
+        there_and_back(&node, "wrun", true);
+    }
+}
+
+#[test]
+fn runc_does_it_too() {
+    if !works() {
+        return;
+    }
+    let Some(runc) = peers::peer_or_installed("runc") else {
+        return;
+    };
+    if let Some(node) = Node::start_with(|setup| setup.runtime("runc", &runc)).unwrap() {
+        there_and_back(&node, "runc", false);
+    }
+}
+
+#[test]
+fn shared_process_ids_come_back() {
+    let Some(node) = node() else { return };
+    let run = |name: &str, mut container: Value| {
+        let mut sandbox = pod::sandbox(node.daemon.scratch(), name);
+        pod::sharing_pids(&mut sandbox);
+        pod::sharing_pids(&mut container);
+        node.run_as(&[], &sandbox, &container).unwrap()
+    };
+    let first = run("shared", pod::container("shared", &node.image, COUNT));
+    wait_beyond(&first, FAR);
+    let archive = node.daemon.scratch().join("shared.tar");
+    checkpoint(&node, &first.container, &archive, 0).unwrap();
+    let counted = last(&first);
+    node.remove(&first).unwrap();
+    let second = run("again", again("again", &archive));
+    wait_beyond(&second, counted + 10);
+    node.remove(&second).unwrap();
+}
+
+/// An image of what is in an archive, as CRI-O has them.
+fn image_of(node: &Node, archive: &Path) -> String {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut unpack = process::bounded("tar");
+    unpack.arg("-xf").arg(archive).arg("-C").arg(folder.path());
+    assert_eq!(process::run(&mut unpack).unwrap().code, 0);
+    let mut layer = Layer::default();
+    for path in names(folder.path())
+        .into_iter()
+        .chain(names(&folder.path().join("checkpoint")))
+    {
+        let name = path.strip_prefix(folder.path()).unwrap().to_str().unwrap();
+        if path.is_dir() {
+            layer.dir(name, 0o700).unwrap();
+        } else {
+            layer
+                .file_once(name, 0o600, &std::fs::read(&path).unwrap())
+                .unwrap();
+        }
+    }
+    let layers = [Packed::new(layer).unwrap()];
+    let image = Image::new(Format::Oci, &layers, &json!({}));
+    let key = "io.kubernetes.cri-o.annotations.checkpoint.name";
+    let image = image.annotated(key, "counter").unwrap();
+    node.registry
+        .push("checkpoints/counter", &["1"], &image)
+        .unwrap();
+    format!("{}/checkpoints/counter:1", node.registry.host)
+}
+
+#[test]
+fn an_image_can_be_a_checkpoint() {
+    let Some(node) = node() else { return };
+    let first = node.run("imaged", COUNT).unwrap();
+    wait_beyond(&first, FAR);
+    let archive = node.daemon.scratch().join("imaged.tar");
+    checkpoint(&node, &first.container, &archive, 0).unwrap();
+    let counted = last(&first);
+    node.remove(&first).unwrap();
+    let image = image_of(&node, &archive);
+    node.crictl.ok(&["pull", &image]).unwrap();
+    // The image below it is fetched again.
+    node.crictl.ok(&["rmi", &node.image]).unwrap();
+
+    let sandbox = pod::sandbox(node.daemon.scratch(), "again");
+    let sandbox_file = node.file("again-pod", &sandbox).unwrap();
+    let container_file = node
+        .file("again", &again("again", Path::new(&image)))
+        .unwrap();
+    let id = node.crictl.ok(&["runp", &sandbox_file]).unwrap();
+    let create = ["create", "--no-pull", &id, &container_file, &sandbox_file];
+    let container = node.crictl.ok(&create).unwrap();
+    node.crictl.ok(&["start", &container]).unwrap();
+    let log = node.daemon.scratch().join("logs/again/again.log");
+    let second = Pod { id, container, log };
+    wait_beyond(&second, counted + 10);
+    assert_no_litter(&node);
+    node.remove(&second).unwrap();
 }

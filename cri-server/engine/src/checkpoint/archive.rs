@@ -219,7 +219,9 @@ pub(super) fn copy(root: &Path, folder: &Path) -> io::Result<()> {
             return Err(io::Error::other(format!("more than {MAX_FILES} files")));
         }
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Some(mut file) = open(&images, &name)? {
+        if name != ".."
+            && let Some(mut file) = open(&images, &name)?
+        {
             put(&folder.join(IMAGES).join(&name), &mut file)?;
         }
     }
@@ -323,6 +325,23 @@ mod tests {
             Draft::of(b"", at("none/x")),
             Err(Error::Invalid(_))
         ));
+    }
+
+    #[test]
+    fn a_folder_is_read_without_following_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("from/checkpoint/folder")).unwrap();
+        fs::write(at("secret"), "secret").unwrap();
+        fs::write(at("from/config.dump"), "{}").unwrap();
+        fs::write(at("from/checkpoint/a.img"), "image").unwrap();
+        std::os::unix::fs::symlink(at("secret"), at("from/spec.dump")).unwrap();
+        std::os::unix::fs::symlink("../../secret", at("from/checkpoint/b.img")).unwrap();
+        copy(&at("from"), &at("to")).unwrap();
+        assert_eq!(fs::read(at("to/config.dump")).unwrap(), b"{}");
+        assert_eq!(fs::read(at("to/checkpoint/a.img")).unwrap(), b"image");
+        assert!(!at("to/spec.dump").exists());
+        assert_eq!(fs::read_dir(at("to/checkpoint")).unwrap().count(), 1);
     }
 
     #[test]
