@@ -677,6 +677,15 @@ fn there_and_back(node: &Node, handler: &str, tty: bool) {
     let seen = numbers(&second);
     assert_eq!(seen.iter().filter(|number| **number == 1).count(), 1);
     node.remove(&second).unwrap();
+    // runc has a group in cgroup v2 as well where that is mounted beside v1, and may be a while with it.
+    for container in [&first.container, &second.container] {
+        wait::until("its control groups to go", || {
+            let left = node.daemon.traces().cgroups;
+            let its_own = |group: &&PathBuf| group.ends_with(container);
+            left.iter().find(its_own).is_none().then_some(())
+        })
+        .unwrap();
+    }
 }
 
 #[test]
