@@ -429,12 +429,15 @@ struct Lookups {
 /// Looks at what a container wants of the host. Behind a path may be a server that is gone: the
 /// thread that asks it is given up after a while, and counts as long as it hangs.
 async fn look_up(engine: &Inner, spec: &Arc<ContainerSpec>) -> Result<Lookups, Error> {
-    let Ok(permit) = Arc::clone(&engine.lookups).try_acquire_owned() else {
+    // Many containers that are made at once are no sign of a fault: each is looked at in a moment.
+    let turn = Arc::clone(&engine.lookups).acquire_owned();
+    let Ok(permit) = tokio::time::timeout(SOURCE_PATIENCE, turn).await else {
         return Err(Error::Unavailable(format!(
             "{MAX_LOOKUPS} containers already wait for the sources of their mounts, devices or \
              profiles; some of these do not answer"
         )));
     };
+    let permit = permit.expect("nobody closes the semaphore");
     let spec = Arc::clone(spec);
     let cdi = engine.config.cdi_spec_dirs.clone();
     let work = blocking(move || {
