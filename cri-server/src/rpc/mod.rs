@@ -12,6 +12,7 @@ mod exec;
 mod filter;
 mod image;
 mod info;
+mod listing;
 mod metrics;
 mod reply;
 mod request;
@@ -44,7 +45,7 @@ pub(crate) fn routes(engine: &Arc<Engine>, streaming: &Arc<Server>) -> Routes {
     let image = ImageServiceServer::from_arc(service)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    Routes::new(runtime).add_service(image)
+    listing::add(Routes::new(runtime).add_service(image), engine)
 }
 
 /// Makes stopping and removing what is not there a success, as CRI wants it.
