@@ -8,17 +8,18 @@ mod bundle;
 mod inside;
 mod measure;
 mod memory;
-mod report;
 mod runtime;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use bench::machine::{self, Machine};
+use bench::page;
+use bench::results::Subject;
 
 use runtime::Runtime;
 
-const USAGE: &str = "usage: bench runtime [-n ROUNDS] [--state FOLDER] --runtime NAME=PATH [--runtime NAME=PATH]...";
+const USAGE: &str = "usage: bench runtime [-n ROUNDS] [--state FOLDER] [--docs FOLDER] [--version TEXT]... --runtime NAME=PATH [--runtime NAME=PATH]...";
 /// Rounds unless told.
 const ROUNDS: usize = 50;
 
@@ -30,16 +31,32 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let request = parse()?;
-    let tables = runtime::compare(&request.runtimes, request.rounds, &request.state)?;
-    std::io::stdout()
-        .write_all(tables.as_bytes())
-        .context("print the tables")
+    let mut machine = Machine::here();
+    let samples = runtime::compare(&request.runtimes, request.rounds, &request.state)?;
+    machine.finish();
+    let subject = Subject {
+        name: "runtime".to_owned(),
+        date: machine::today(),
+        machine,
+        versions: request.versions,
+        rounds: request.rounds,
+        own: "wrun".to_owned(),
+        yardstick: "crun".to_owned(),
+        rows: samples.rows(),
+    };
+    page::print(&subject)?;
+    request
+        .docs
+        .map_or(Ok(()), |docs| page::publish(&subject, &docs))
 }
 
 struct Request {
     rounds: usize,
     /// Where the runtimes keep what they keep below /run.
     state: PathBuf,
+    /// Where the page is written; only printed otherwise.
+    docs: Option<PathBuf>,
+    versions: Vec<String>,
     runtimes: Vec<Runtime>,
 }
 
@@ -48,6 +65,8 @@ fn parse() -> anyhow::Result<Request> {
     let mut request = Request {
         rounds: ROUNDS,
         state: PathBuf::from("/run"),
+        docs: None,
+        versions: Vec::new(),
         runtimes: Vec::new(),
     };
     let mut subject = None;
@@ -56,6 +75,8 @@ fn parse() -> anyhow::Result<Request> {
         match arg {
             Short('n') | Long("rounds") => request.rounds = args.value()?.parse()?,
             Long("state") => request.state = PathBuf::from(args.value()?),
+            Long("docs") => request.docs = Some(args.value()?.into()),
+            Long("version") => request.versions.push(args.value()?.string()?),
             Long("runtime") => {
                 let value = args.value()?.string()?;
                 let (name, path) = value.split_once('=').context(USAGE)?;

@@ -7,21 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bench::samples::Sample;
 use nix::sys::resource::{UsageWho, getrusage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// How long one command may take before it counts as hung and is killed.
 const LIMIT: Duration = Duration::from_secs(10);
-
-/// What one command took.
-#[derive(Debug, Clone)]
-pub(crate) struct Sample {
-    pub(crate) wall: Duration,
-    pub(crate) cpu: Duration,
-    /// What it said, if it failed.
-    pub(crate) failure: Option<String>,
-}
 
 /// Runs `program`. There must be no other child of this process that could end meanwhile.
 pub(crate) fn run(program: &Path, args: &[&str]) -> anyhow::Result<Sample> {
@@ -46,7 +38,12 @@ pub(crate) fn run(program: &Path, args: &[&str]) -> anyhow::Result<Sample> {
             last_line(&mut said)?
         )),
     };
-    Ok(Sample { wall, cpu, failure })
+    Ok(Sample {
+        wall,
+        cpu: Some(cpu),
+        failure,
+        ..Sample::default()
+    })
 }
 
 /// Runs `program` once with each of `all`, at the same time; wall is until the last one has ended.
@@ -71,7 +68,12 @@ pub(crate) fn run_at_once(program: &Path, all: &[Vec<&str>]) -> anyhow::Result<S
         0 => None,
         _ => Some(format!("{failed} failed: {}", last_line(&mut said)?)),
     };
-    Ok(Sample { wall, cpu, failure })
+    Ok(Sample {
+        wall,
+        cpu: Some(cpu),
+        failure,
+        ..Sample::default()
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the commands that are measured")]

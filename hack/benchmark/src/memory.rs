@@ -2,13 +2,14 @@
 //! little a container may be given.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
+use bench::results::{Bar, Unit};
+use bench::samples::Samples;
 use nix::sys::resource::{UsageWho, getrusage};
 
 use crate::bundle::{self, Kind};
@@ -52,31 +53,49 @@ fn command(program: &Path, args: &[OsString]) -> Command {
     command
 }
 
-/// A row for each runtime.
-pub(crate) fn table(runtimes: &[Runtime], work: &Path, state: &Path) -> anyhow::Result<String> {
-    let mut table = "| runtime | program KiB | peak of run KiB | waiting init, private KiB | least memory limit KiB |\n\
-        |---|---:|---:|---:|---:|\n"
-        .to_owned();
+const PROGRAM: &str = "program";
+const PEAK_OF_RUN: &str = "peak memory of run, engine";
+const WAITING: &str = "private memory of the waiting init";
+const LEAST_LIMIT: &str = "least memory limit that run works under";
+
+/// Makes the rows known.
+pub(crate) fn expect(samples: &mut Samples) {
+    for (work, bar) in [
+        (PROGRAM, 2048.0),
+        (PEAK_OF_RUN, 2048.0),
+        (WAITING, 300.0),
+        (LEAST_LIMIT, 1024.0),
+    ] {
+        samples.expect(work, Unit::Kibibytes, Bar::Value(bar));
+    }
+}
+
+/// Measures each runtime once.
+pub(crate) fn measure(
+    runtimes: &[Runtime],
+    work: &Path,
+    state: &Path,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
     for runtime in runtimes {
         let container = Container {
             runtime,
             root: text(&state.join(format!("memory-{}", runtime.name)))?.to_owned(),
             id: format!("wherry-bench-memory-{}", std::process::id()),
         };
-        let size = fs::metadata(&runtime.path)
-            .context("look at the program")?
-            .len()
-            >> 10;
-        writeln!(
-            table,
-            "| {} | {size} | {} | {} | {} |",
-            runtime.name,
-            peak(&container, work)?,
-            waiting(&container, work)?,
-            least(&container, work)?.map_or("-".to_owned(), |limit| limit.to_string()),
-        )?;
+        let program = fs::metadata(&runtime.path).context("look at the program")?;
+        let mut add = |work: &str, kibibytes: u64| {
+            let kibibytes = u32::try_from(kibibytes).unwrap_or(u32::MAX);
+            samples.add_value(work, &runtime.name, f64::from(kibibytes));
+        };
+        add(PROGRAM, program.len() >> 10);
+        add(PEAK_OF_RUN, peak(&container, work)?);
+        add(WAITING, waiting(&container, work)?);
+        if let Some(limit) = least(&container, work)? {
+            add(LEAST_LIMIT, limit);
+        }
     }
-    Ok(table)
+    Ok(())
 }
 
 fn peak(container: &Container<'_>, work: &Path) -> anyhow::Result<u64> {

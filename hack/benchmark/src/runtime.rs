@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bench::progress::Progress;
+use bench::results::{Bar, Unit};
+use bench::samples::{Sample, Samples};
 use rustix::process::{Pid, WaitOptions, set_child_subreaper, waitpid};
 
 use crate::bundle::{self, Kind};
 use crate::inside;
-use crate::measure::{self, Sample};
+use crate::measure;
 use crate::memory;
-use crate::report::{Progress, Report};
 
 /// Rounds before those that count: files get into the page cache.
 const WARM_UP: usize = 3;
@@ -20,6 +22,11 @@ const DEATH: Duration = Duration::from_secs(10);
 /// How many containers start at once, and how many rounds of one are worth one round of that.
 const AT_ONCE: usize = 64;
 const ROUNDS_OF_ONE: usize = 10;
+/// The part of crun's time that each work may take.
+const PART: f64 = 0.5;
+
+/// A container's life.
+const STEPS: [&str; 6] = ["create", "start", "state", "exec", "kill", "delete"];
 
 /// An OCI runtime.
 #[derive(Debug)]
@@ -50,12 +57,16 @@ impl Container<'_> {
 }
 
 /// Measures `runtimes` over `rounds` rounds of each work, with their state below `state`.
-pub(crate) fn compare(runtimes: &[Runtime], rounds: usize, state: &Path) -> anyhow::Result<String> {
+pub(crate) fn compare(
+    runtimes: &[Runtime],
+    rounds: usize,
+    state: &Path,
+) -> anyhow::Result<Samples> {
     // Containers outlive the command that creates them; they become ours to reap.
     set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
     let folder = tempfile::tempdir().context("create a working folder")?;
     let state = tempfile::tempdir_in(state).context("create a folder for states")?;
-    let mut report = Report::default();
+    let mut report = expected();
     for (work, kind) in [
         ("run, minimal", Kind::Minimal),
         ("run, engine", Kind::Engine),
@@ -101,10 +112,22 @@ pub(crate) fn compare(runtimes: &[Runtime], rounds: usize, state: &Path) -> anyh
             Ok(())
         },
     )?;
-    let mut tables = report.table();
-    tables.push('\n');
-    tables.push_str(&memory::table(runtimes, folder.path(), state.path())?);
-    Ok(tables)
+    memory::measure(runtimes, folder.path(), state.path(), &mut report)?;
+    Ok(report)
+}
+
+/// The works in the order of the table.
+fn expected() -> Samples {
+    let mut samples = Samples::default();
+    for work in ["run, minimal", "run, engine"] {
+        samples.expect(work, Unit::Milliseconds, Bar::RatioAndCpu(PART));
+    }
+    for step in STEPS {
+        samples.expect(step, Unit::Milliseconds, Bar::Ratio(PART));
+    }
+    samples.expect("64 at once", Unit::Milliseconds, Bar::Ratio(PART));
+    memory::expect(&mut samples);
+    samples
 }
 
 fn at_once(container: &Container<'_>, bundle: &str) -> anyhow::Result<Sample> {
@@ -169,17 +192,17 @@ fn life(container: &Container<'_>, bundle: &Path) -> anyhow::Result<Vec<(&'stati
         &pid_file,
         id,
     ];
-    let steps: [(&str, &[&str]); 6] = [
-        ("create", &create),
-        ("start", &["start", id]),
-        ("state", &["state", id]),
-        ("exec", &["exec", id, "/bin/true"]),
-        ("kill", &["kill", id, "KILL"]),
-        ("delete", &["delete", id]),
+    let steps: [&[&str]; 6] = [
+        &create,
+        &["start", id],
+        &["state", id],
+        &["exec", id, "/bin/true"],
+        &["kill", id, "KILL"],
+        &["delete", id],
     ];
     let mut samples = Vec::with_capacity(steps.len());
     let mut init = None;
-    for (step, args) in steps {
+    for (step, args) in STEPS.into_iter().zip(steps) {
         let sample = container.call(args)?;
         let failed = sample.failure.is_some();
         samples.push((step, sample));

@@ -43,16 +43,46 @@ impl Containerd {
             running: None,
         };
         engine.configure(registry)?;
-        let mut command = process::lasting(engine.programs.join("containerd"));
-        command
-            .arg("--config")
-            .arg(engine.scratch.join("config.toml"));
-        command.env("PATH", path_with(&engine.programs));
+        engine.launch()?;
         let log = engine.log();
-        engine.running = Some(Running::spawn(&mut command, &log)?);
         let served = wait::until("containerd", || engine.ctr(&["version"]).ok()?.ok().ok());
         served.with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
         Ok(Some(engine))
+    }
+
+    /// Starts the daemon, after [`Containerd::terminate`]; does not wait until it serves.
+    ///
+    /// # Errors
+    ///
+    /// If the program cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
+        let mut command = process::lasting(self.programs.join("containerd"));
+        command
+            .arg("--config")
+            .arg(self.scratch.join("config.toml"));
+        command.env("PATH", path_with(&self.programs));
+        self.running = Some(Running::spawn(&mut command, &self.log())?);
+        Ok(())
+    }
+
+    /// Asks the daemon to end, as an upgrade would; containers and shims live on.
+    ///
+    /// # Errors
+    ///
+    /// If it does not.
+    pub fn terminate(&mut self) -> Result<()> {
+        let mut running = self.running.take().context("containerd does not run")?;
+        running.terminate().map(drop)
+    }
+
+    /// The daemon's process id.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        let running = self.running.as_ref().context("containerd does not run")?;
+        Ok(running.pid())
     }
 
     /// Its log.
@@ -164,6 +194,7 @@ impl Containerd {
              [{cri}.images\".registry]\nconfig_path = {certs:?}\n\
              [{cri}.images\".pinned_images]\nsandbox = \"registry.k8s.io/pause:3.10\"\n\
              [{cri}.runtime\"]\nrestrict_oom_score_adj = true\n\
+             netns_mounts_under_state_dir = true\n\
              [{cri}.runtime\".cni]\nbin_dirs = [{plugins:?}]\nconf_dir = {cni:?}\n\
              [{cri}.runtime\".containerd]\ndefault_runtime_name = \"runc\"\n\
              [{cri}.runtime\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\

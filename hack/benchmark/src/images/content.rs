@@ -62,6 +62,8 @@ pub(crate) struct Work {
     pub(crate) title: String,
     /// Its name with host and tag.
     pub(crate) reference: String,
+    /// How its layers are compressed.
+    pub(crate) form: Form,
     /// Measured in one round only.
     pub(crate) once: bool,
 }
@@ -123,6 +125,7 @@ pub(crate) fn publish(registry: &Registry, form: Form, layers: &[Vec<u8>]) -> Re
     Ok(Work {
         title,
         reference: format!("{}/bench/{}:1", registry.host, form.name()),
+        form,
         once: false,
     })
 }
@@ -141,6 +144,7 @@ pub(crate) fn publish_large(registry: &Registry, layers: &[Vec<u8>]) -> Result<W
     Ok(Work {
         title: "1 zstd, 2 GB".to_owned(),
         reference: format!("{}/bench/large:1", registry.host),
+        form: Form::Zstd,
         once: true,
     })
 }

@@ -12,24 +12,29 @@
 mod content;
 mod mounts;
 mod peer;
-mod table;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use bench::machine::{self, Machine};
+use bench::page;
+use bench::progress::tell;
+use bench::results::{Bar, Subject, Unit};
+use bench::samples::{Sample, Samples};
 use tests::{Registry, Scratch};
 
 use content::{Form, Work};
 use peer::Peer;
-use table::Table;
 
-const USAGE: &str = "usage: bench-images [-n ROUNDS] [--containerd PATH] [--quick]";
+const USAGE: &str = "usage: bench-images [-n ROUNDS] [--containerd PATH] [--quick] [--docs FOLDER] [--version TEXT]...";
 /// Rounds unless told.
 const ROUNDS: usize = 5;
 /// How many pods ask at once.
 const TOGETHER: usize = 10;
+/// Rows that are made of others.
+const PEAK: &str = "peak of resident memory, 2 GB layer";
+const OF_ONE: &str = "10 at once, against one pull";
 
 fn main() -> Result<()> {
     let request = parse()?;
@@ -40,22 +45,73 @@ fn main() -> Result<()> {
     if let Some(program) = &request.containerd {
         peers.push(Peer::containerd(program, &registry)?);
     }
-    let mut table = Table::default();
+    let mut machine = Machine::here();
+    let mut table = expected(&works);
     let measured = measure(&peers, &works, &request, &mut table);
     let mounted = mounts::measure(&scratch, &registry, &mut table);
     for peer in peers {
         peer.finish()?;
     }
     measured.and(mounted)?;
-    let mut out = std::io::stdout();
-    out.write_all(table.text().as_bytes())
-        .context("print the table")
+    machine.finish();
+    let subject = Subject {
+        name: "images".to_owned(),
+        date: machine::today(),
+        machine,
+        versions: request.versions,
+        rounds: request.rounds,
+        own: "wherryd".to_owned(),
+        yardstick: "containerd".to_owned(),
+        rows: table.rows(),
+    };
+    page::print(&subject)?;
+    request
+        .docs
+        .map_or(Ok(()), |docs| page::publish(&subject, &docs))
+}
+
+/// The works in the order of the table, with their bars.
+fn expected(works: &[Work]) -> Samples {
+    let mut samples = Samples::default();
+    for work in works {
+        let bar = match work.form {
+            Form::Gzip => Some(Bar::Ratio(1.0 / 3.0)),
+            Form::Zstd if !work.once => Some(Bar::Ratio(0.5)),
+            Form::Zstd => None,
+        };
+        samples.expect(&pull_of(work), Unit::Milliseconds, bar);
+        if work.once {
+            samples.expect(PEAK, Unit::Megabytes, Bar::Value(100.0));
+        }
+        samples.expect(&removal_of(work), Unit::Milliseconds, Bar::Value(10.0));
+    }
+    if let Some(work) = works.first() {
+        samples.expect(&together_of(work), Unit::Milliseconds, None);
+        samples.expect(OF_ONE, Unit::Times, Bar::Value(1.1));
+    }
+    samples.expect(mounts::WORK, Unit::Milliseconds, Bar::Value(2.0));
+    samples
+}
+
+fn pull_of(work: &Work) -> String {
+    format!("pull, {}", work.title)
+}
+
+fn removal_of(work: &Work) -> String {
+    format!("removal, {}", work.title)
+}
+
+fn together_of(work: &Work) -> String {
+    format!("{TOGETHER} at once, {}", work.title)
 }
 
 struct Request {
     rounds: usize,
     containerd: Option<PathBuf>,
     quick: bool,
+    /// Where the page is written; only printed otherwise.
+    docs: Option<PathBuf>,
+    versions: Vec<String>,
 }
 
 fn parse() -> Result<Request> {
@@ -64,12 +120,16 @@ fn parse() -> Result<Request> {
         rounds: ROUNDS,
         containerd: None,
         quick: false,
+        docs: None,
+        versions: Vec::new(),
     };
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
             Short('n') | Long("rounds") => request.rounds = args.value()?.parse()?,
             Long("containerd") => request.containerd = Some(args.value()?.into()),
+            Long("docs") => request.docs = Some(args.value()?.into()),
+            Long("version") => request.versions.push(args.value()?.string()?),
             Long("quick") => request.quick = true,
             other => return Err(other.unexpected()).context(USAGE),
         }
@@ -100,7 +160,7 @@ fn publish(registry: &Registry, quick: bool) -> Result<Vec<Work>> {
 }
 
 /// All rounds; what takes long is done in the first only.
-fn measure(peers: &[Peer], works: &[Work], request: &Request, table: &mut Table) -> Result<()> {
+fn measure(peers: &[Peer], works: &[Work], request: &Request, table: &mut Samples) -> Result<()> {
     for round in 0..request.rounds {
         for work in works.iter().filter(|work| round == 0 || !work.once) {
             for turn in 0..peers.len() {
@@ -127,11 +187,14 @@ fn measure(peers: &[Peer], works: &[Work], request: &Request, table: &mut Table)
             peer.remove_all(works)?;
             peer.settle()?;
             let sample = peer.sampled(|| peer.pull(&work.reference, TOGETHER))?;
-            table.add(
-                &format!("{TOGETHER} at once, {}", work.title),
-                peer.name(),
-                &sample,
-            );
+            table.add(&together_of(work), peer.name(), sample);
+        }
+    }
+    for peer in peers {
+        let one = table.median(&pull_of(work), peer.name());
+        let all = table.median(&together_of(work), peer.name());
+        if let Some((one, all)) = one.zip(all) {
+            table.add_value(OF_ONE, peer.name(), all / one);
         }
     }
     for peer in peers {
@@ -140,24 +203,21 @@ fn measure(peers: &[Peer], works: &[Work], request: &Request, table: &mut Table)
     Ok(())
 }
 
-fn one_pull(peer: &Peer, work: &Work, table: &mut Table) -> Result<()> {
+fn one_pull(peer: &Peer, work: &Work, table: &mut Samples) -> Result<()> {
     // Equal layers in another image would spare their unpacking.
     peer.remove_all(std::slice::from_ref(work))?;
     peer.settle()?;
     let sample = peer.sampled(|| peer.pull(&work.reference, 1))?;
-    table.add(&format!("pull, {}", work.title), peer.name(), &sample);
+    if let (true, Some(peak)) = (work.once, sample.peak) {
+        table.add_value(PEAK, peer.name(), peak);
+    }
+    table.add(&pull_of(work), peer.name(), sample);
     let before = Instant::now();
     peer.remove(&work.reference)?;
-    table.add_time(
-        &format!("removal, {}", work.title),
-        peer.name(),
-        before.elapsed(),
-    );
+    let removal = Sample {
+        wall: before.elapsed(),
+        ..Sample::default()
+    };
+    table.add(&removal_of(work), peer.name(), removal);
     Ok(())
-}
-
-/// Tells on stderr what is being done.
-fn tell(what: &str) {
-    // Nobody reads it: measure on.
-    drop(writeln!(std::io::stderr(), "bench: {what}"));
 }

@@ -3,18 +3,20 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use bench::samples::{Sample, Samples};
 use tests::{Registry, Scratch};
 
 use crate::content;
-use crate::table::Table;
 
+/// What the row is called.
+pub(crate) const WORK: &str = "mount, 100 layers";
 /// How many layers.
 const LAYERS: usize = 100;
 /// How often it is mounted.
 const MOUNTS: usize = 30;
 
 /// Pulls the image into a store of its own and mounts it again and again.
-pub(crate) fn measure(scratch: &Scratch, registry: &Registry, table: &mut Table) -> Result<()> {
+pub(crate) fn measure(scratch: &Scratch, registry: &Registry, table: &mut Samples) -> Result<()> {
     let reference = content::publish_many(registry, LAYERS)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -24,7 +26,7 @@ pub(crate) fn measure(scratch: &Scratch, registry: &Registry, table: &mut Table)
         .context("mounting 100 layers")
 }
 
-async fn mount(scratch: &Scratch, reference: &str, table: &mut Table) -> Result<()> {
+async fn mount(scratch: &Scratch, reference: &str, table: &mut Samples) -> Result<()> {
     let config = image::Config {
         root: scratch.join("store"),
         registry_config: scratch.join("certs.d"),
@@ -39,7 +41,11 @@ async fn mount(scratch: &Scratch, reference: &str, table: &mut Table) -> Result<
         store
             .mount_rootfs(reference, &container, &target, None)
             .await?;
-        table.add_time("mount, 100 layers", "wherryd", started.elapsed());
+        let sample = Sample {
+            wall: started.elapsed(),
+            ..Sample::default()
+        };
+        table.add(WORK, "wherryd", sample);
         store.unmount_rootfs(&container, &target).await?;
     }
     Ok(())

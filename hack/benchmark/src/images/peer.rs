@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use bench::samples::Sample;
 use cri_api::{ImageSpec, PullImageRequest, RemoveImageRequest};
 use tests::process::Running;
 use tests::{Client, Daemon, Registry, Scratch, wait};
@@ -29,15 +30,6 @@ pub(crate) struct Peer {
 enum Server {
     Wherryd(Daemon),
     Containerd { running: Running, _scratch: Scratch },
-}
-
-/// What one piece of work took.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    pub(crate) wall: Duration,
-    pub(crate) cpu: Duration,
-    /// Peak of resident memory, in KiB.
-    pub(crate) peak: u64,
 }
 
 impl Peer {
@@ -151,8 +143,9 @@ impl Peer {
         let wall = started.elapsed();
         Ok(Sample {
             wall,
-            cpu: self.cpu()?.saturating_sub(cpu),
-            peak: self.peak()?,
+            cpu: Some(self.cpu()?.saturating_sub(cpu)),
+            peak: Some(self.peak()?),
+            failure: None,
         })
     }
 
@@ -173,11 +166,13 @@ impl Peer {
         Ok(TICK * ticks)
     }
 
-    fn peak(&self) -> Result<u64> {
+    /// Peak of its resident memory, million bytes.
+    fn peak(&self) -> Result<f64> {
         let status = fs::read_to_string(self.proc("status")?)?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let number = line.and_then(|line| line.split_whitespace().next());
-        Ok(number.context("no VmHWM in status")?.parse()?)
+        let kibibytes: f64 = number.context("no VmHWM in status")?.parse()?;
+        Ok(kibibytes * 1024.0 / 1e6)
     }
 }
 
