@@ -40,20 +40,25 @@ fn main() -> Result<()> {
         .config(&options.config)
         .start()?;
     println!("conformance: critest {}", options.describe());
-    let specs = critest::run(&program, &daemon.socket(), &options.out, &options.critest)?;
+    let mut outcome = Ok(());
+    for round in 1..=options.rounds {
+        let out = options.folder(round)?;
+        let run = critest::run(&program, &daemon.socket(), &out, &options.critest);
+        outcome = outcome.and(run.and_then(|specs| report(&specs, &expectations)));
+    }
     fs::copy(
         daemon.scratch().join("log"),
         options.out.join("wherryd.log"),
     )
     .ok();
-    let finished = daemon.finish();
-    report(&specs, &expectations)?;
-    finished
+    outcome.and(daemon.finish())
 }
 
 /// What is run and how.
 #[derive(Debug, Default)]
 struct Options {
+    /// How often, on the same daemon.
+    rounds: u32,
     /// Given to critest as they are.
     critest: Vec<String>,
     /// More configuration for the daemon.
@@ -66,10 +71,13 @@ struct Options {
 
 impl Options {
     /// `--runc PATH` makes that the default runtime; `--cgroup-driver NAME` the maker of control
-    /// groups; `--out FOLDER` keeps the logs; the rest is critest's.
+    /// groups; `--repeat N` runs it that often; `--parallel N` with so many specs at a time;
+    /// `--websocket` has streams of that protocol; `--out FOLDER` keeps the logs; the rest is
+    /// critest's.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
         let mut options = Options {
             out: "target/conformance".into(),
+            rounds: 1,
             ..Options::default()
         };
         while let Some(argument) = arguments.next() {
@@ -84,12 +92,36 @@ impl Options {
                     let name = arguments.next().context("--cgroup-driver wants a name")?;
                     options.cgroup_driver = Some(name);
                 }
+                "--repeat" => {
+                    let rounds = arguments.next().context("--repeat wants a number")?;
+                    options.rounds = rounds.parse().context("--repeat wants a number")?;
+                }
+                "--parallel" => {
+                    let nodes = arguments.next().context("--parallel wants a number")?;
+                    peers::peer("bin/ginkgo").context("--parallel needs hack/peers ginkgo")?;
+                    options.critest.push(format!("--parallel={nodes}"));
+                }
+                "--websocket" => {
+                    let flags = ["exec", "attach", "portforward"];
+                    let flags = flags.map(|verb| format!("--websocket-{verb}"));
+                    options.critest.extend(flags);
+                }
                 "--out" => options.out = arguments.next().context("--out wants a folder")?.into(),
                 _ => options.critest.push(argument),
             }
         }
         fs::create_dir_all(&options.out)?;
         Ok(options)
+    }
+
+    /// Where the logs of one round are kept.
+    fn folder(&self, round: u32) -> Result<std::path::PathBuf> {
+        let folder = match self.rounds {
+            1 => self.out.clone(),
+            _ => self.out.join(format!("round-{round}")),
+        };
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
     }
 
     fn describe(&self) -> String {

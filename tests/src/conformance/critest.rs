@@ -1,13 +1,14 @@
 //! One run of critest against a CRI socket.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
 use super::expectations::{self, Outcome, Spec};
-use crate::process;
+use crate::{peers, process};
 
 /// Seconds that one run of critest may take.
 const LIMIT: u64 = 1800;
@@ -38,7 +39,8 @@ pub fn run(
         .arg(format!("--image-endpoint={endpoint}"))
         .arg("--ginkgo.no-color")
         .arg(format!("--ginkgo.json-report={}", report.display()))
-        .args(flags);
+        .args(flags)
+        .env("PATH", path(program)?);
     let output = process::run(&mut critest)?;
     fs::write(
         out.join("critest.log"),
@@ -52,6 +54,15 @@ pub fn run(
         );
     };
     expectations::read(&text)
+}
+
+/// Where critest looks for itself and for ginkgo, which it needs to run specs in parallel.
+fn path(program: &Path) -> Result<OsString> {
+    let mut folders: Vec<PathBuf> = program.parent().map(Path::to_owned).into_iter().collect();
+    folders.push(peers::folder().join("bin"));
+    let rest = std::env::var_os("PATH").unwrap_or_default();
+    folders.extend(std::env::split_paths(&rest));
+    Ok(std::env::join_paths(folders)?)
 }
 
 /// Counts of what ended in which way, for a reader.
