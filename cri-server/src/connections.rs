@@ -4,12 +4,18 @@
 //! CANCELLED at that moment, in a race with the client's timer, which says DEADLINE_EXCEEDED. Here
 //! the header is taken out: the client hears its own timer and drops the stream, and the engine's
 //! operations go on.
+//!
+//! Nor is a message that is too long for either side OUT_OF_RANGE here, as tonic has it, but
+//! RESOURCE_EXHAUSTED, as gRPC's own list of codes and the other CRI servers have it.
 
 use std::time::Duration;
 
-use hyper::Request;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Bytes, Frame};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{UnixListener, UnixStream};
@@ -31,6 +37,13 @@ const MAX_PENDING_RESETS: usize = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Header with the client's deadline (gRPC over HTTP/2, "Timeout").
 const DEADLINE: &str = "grpc-timeout";
+
+/// Header, or trailer, with the code of an answer.
+const CODE: HeaderName = HeaderName::from_static("grpc-status");
+/// OUT_OF_RANGE: no handler answers that, so it is tonic's own.
+const OUT_OF_RANGE: &str = "11";
+/// RESOURCE_EXHAUSTED.
+const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
 
 /// Serves whoever connects until `stopped` ends; returns when the last request has been answered.
 pub(crate) async fn serve(
@@ -61,7 +74,8 @@ pub(crate) async fn serve(
 fn begin(stream: UnixStream, routes: Routes, connections: &GracefulShutdown) {
     let service = service_fn(move |mut request| {
         forget_deadline(&mut request);
-        routes.clone().call(request)
+        let answer = routes.clone().call(request);
+        async move { answer.await.map(told_apart) }
     });
     let connection = Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -86,6 +100,29 @@ fn forget_deadline<B>(request: &mut Request<B>) {
     request.headers_mut().remove(DEADLINE);
 }
 
+/// The answer with the right code for a message that is too long: in the headers for one that came,
+/// in the trailers for one that was to go.
+fn told_apart<B: Body<Data = Bytes>>(
+    mut response: Response<B>,
+) -> Response<impl Body<Data = Bytes, Error = B::Error>> {
+    correct(response.headers_mut());
+    response.map(|body| {
+        body.map_frame(|frame: Frame<Bytes>| match frame.into_trailers() {
+            Ok(mut trailers) => {
+                correct(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        })
+    })
+}
+
+fn correct(headers: &mut HeaderMap) {
+    if headers.get(CODE).is_some_and(|code| code == OUT_OF_RANGE) {
+        headers.insert(CODE, RESOURCE_EXHAUSTED);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +137,16 @@ mod tests {
         forget_deadline(&mut request);
         assert_eq!(request.headers().len(), 1);
         assert!(request.headers().contains_key("te"));
+    }
+
+    #[test]
+    fn only_the_one_code_is_another() {
+        for (said, told) in [("11", "8"), ("0", "0"), ("5", "5")] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CODE, said.parse().unwrap());
+            correct(&mut headers);
+            assert_eq!(headers[CODE], told);
+        }
     }
 
     #[tokio::test]

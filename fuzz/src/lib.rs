@@ -5,6 +5,8 @@
 //! A new target is one function in a file named after what it feeds, a row in [`TARGETS`], and a
 //! folder of seeds in `corpus/`.
 
+mod engine_input;
+mod image_input;
 mod runtime_input;
 mod seccomp_profile;
 
@@ -17,6 +19,18 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mount-options", runtime_input::mount_options),
     ("command-line", runtime_input::command_line),
     ("seccomp", seccomp_profile::seccomp),
+    ("cri-sandbox", cri_server::judge::sandbox),
+    ("cri-container", cri_server::judge::container),
+    ("cri-verbs", cri_server::judge::verbs),
+    ("spdy", streaming::judge::spdy),
+    ("websocket", streaming::judge::channels),
+    ("websocket-tunnel", streaming::judge::tunnel),
+    ("image-reference", image_input::reference),
+    ("image-document", image::judge::document),
+    ("image-tar", image::judge::tar),
+    ("registry-challenge", image_input::challenge),
+    ("shim-message", engine_input::shim_message),
+    ("engine-record", engine::judge::record),
 ];
 
 /// The target of that name.

@@ -7,8 +7,11 @@ use cri_api::VersionRequest;
 use cri_api::image_service_client::ImageServiceClient;
 use cri_api::runtime_service_client::RuntimeServiceClient;
 use tokio::runtime::Runtime;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
 
 /// A connection to a CRI server.
 #[derive(Debug)]
@@ -66,5 +69,23 @@ impl Client {
         self.runtime
             .block_on(call(client))
             .map(Response::into_inner)
+    }
+
+    /// Sends a message to a verb, whether or not it is one of that verb's.
+    ///
+    /// # Errors
+    ///
+    /// With the status that the server answered.
+    pub fn send(&self, path: &str, message: cri_api::Int64Value) -> Result<(), Status> {
+        let path = PathAndQuery::try_from(path.to_owned())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut client = Grpc::new(self.channel.clone());
+        self.runtime.block_on(async {
+            let ready = client.ready().await;
+            ready.map_err(|error| Status::unavailable(error.to_string()))?;
+            let codec = ProstCodec::<_, cri_api::VersionResponse>::default();
+            client.unary(Request::new(message), path, codec).await
+        })?;
+        Ok(())
     }
 }

@@ -21,6 +21,7 @@ mod facts;
 mod figures;
 mod handlers;
 mod interfaces;
+pub mod judge;
 mod making;
 mod namespaces;
 mod owned;
@@ -636,7 +637,11 @@ impl Inner {
             .runtimes
             .get(name)
             .map(|runtime| runtime.path.as_path());
-        known.ok_or_else(|| Error::Invalid(format!("no runtime for {name:?} is configured")))
+        known.ok_or_else(|| {
+            Error::Invalid(format!(
+                "runtime_handler: no runtime for {name:?} is configured"
+            ))
+        })
     }
 
     /// The name of a handler; the empty one means the default.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +91,10 @@ async fn prepare(
     );
     blocking(move || {
         let folder = paths.sandbox(&id);
-        step("making the sandbox's folder", make_folder(&folder, 0o711))?;
+        step(
+            "making the sandbox's folder",
+            own_folder(&folder, plan.user),
+        )?;
         step(
             "making the sandbox's folder",
             make_folder(&paths.namespaces(&id), 0o711),
@@ -149,6 +152,18 @@ fn give(path: &Path, user: Option<UserNamespace>) -> io::Result<()> {
         Some(user) => std::os::unix::fs::lchown(path, Some(user.uids.host), Some(user.gids.host)),
         None => Ok(()),
     }
+}
+
+/// Makes a folder that no other user of the machine gets into: in it are a container's environment
+/// and programs, a pod's shared memory. The root of a pod's user namespace may pass, because a
+/// runtime may look up what it mounts as that one.
+fn own_folder(path: &Path, user: Option<UserNamespace>) -> io::Result<()> {
+    make_folder(path, 0o700)?;
+    if let Some(user) = user {
+        std::os::unix::fs::chown(path, None, Some(user.gids.host))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o710))?;
+    }
+    Ok(())
 }
 
 fn mount_shm(target: &Path, size: u64, user: Option<UserNamespace>) -> io::Result<()> {
@@ -215,6 +230,7 @@ async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
     let (bundle, user) = (launch.bundle.clone(), pod.record.spec.namespaces.user);
     let process = pod.init.insert(Process::new(launch));
     blocking(move || {
+        step("making the bundle", own_folder(&bundle, user))?;
         write_bundle(&bundle, &spec)?;
         // Places to mount at are made in it.
         let given = give(&bundle.join("rootfs"), user);
@@ -363,8 +379,13 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
     let mut lookups = look_up(engine, &spec).await?;
     let ids = place.ids();
     let rootfs = container.process.launch.bundle.join("rootfs");
-    let folder = rootfs.clone();
-    blocking(move || step("making the bundle", make_folder(&folder, 0o755))).await?;
+    let (bundle, folder) = (container.process.launch.bundle.clone(), rootfs.clone());
+    let user = place.sandbox.spec.namespaces.user;
+    blocking(move || {
+        let made = own_folder(&bundle, user).and_then(|()| make_folder(&folder, 0o755));
+        step("making the bundle", made)
+    })
+    .await?;
     engine
         .images
         .mount_changed(

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -115,10 +116,11 @@ fn attempt<T>(what: impl Into<String>, result: io::Result<T>) -> Result<T, OpenE
 /// Makes the folders and locks them; the state folder becomes a mount of its own, so that what is
 /// mounted in it travels to no other mount namespace.
 fn take_folders(paths: &Paths) -> Result<[OwnedFd; 2], OpenError> {
-    for folder in [paths.root(), paths.state()] {
+    // Below the state folder the root of a pod's user namespace may have to pass.
+    for (folder, mode) in [(paths.root(), 0o700), (paths.state(), 0o711)] {
         attempt(
             format!("making {folder:?}"),
-            making::make_folder(folder, 0o711),
+            making::make_folder(folder, mode),
         )?;
     }
     let [root, state] = paths.locks();
@@ -128,11 +130,16 @@ fn take_folders(paths: &Paths) -> Result<[OwnedFd; 2], OpenError> {
         make_private(paths.state()),
     )?;
     let state = take(&state, paths.state())?;
-    for folder in [paths.records(), paths.sandboxes(), paths.bundles()] {
-        attempt(
-            format!("making {folder:?}"),
-            making::make_folder(&folder, 0o711),
-        )?;
+    for (folder, mode) in [
+        (paths.records(), 0o700),
+        (paths.sandboxes(), 0o711),
+        (paths.bundles(), 0o711),
+        (paths.runtimes(), 0o700),
+    ] {
+        // One that was there before gets the mode too.
+        let made = making::make_folder(&folder, mode)
+            .and_then(|()| std::fs::set_permissions(&folder, PermissionsExt::from_mode(mode)));
+        attempt(format!("making {folder:?}"), made)?;
     }
     Ok([root, state])
 }

@@ -24,10 +24,21 @@ const MAX_DEVICES: usize = 4096;
 
 /// Where the source of each mount really lies; what is missing is made as a folder.
 pub(crate) fn mount_sources(mounts: &[Mount]) -> Result<Vec<PathBuf>, Error> {
-    mounts.iter().map(mount_source).collect()
+    let sources = mounts.iter().enumerate();
+    sources.map(|(n, mount)| mount_source(n, mount)).collect()
 }
 
-fn mount_source(mount: &Mount) -> Result<PathBuf, Error> {
+/// What the client named and the host does not have, or something else that failed.
+fn judged(field: &str, what: &str, error: &io::Error) -> Error {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    let text = format!("{field}: {what}: {error}");
+    match error.kind() {
+        InvalidFilename | InvalidInput | NotADirectory | NotFound => Error::Invalid(text),
+        _ => Error::Failed(text),
+    }
+}
+
+fn mount_source(place: usize, mount: &Mount) -> Result<PathBuf, Error> {
     // It lies nowhere before it is mounted.
     if mount.image.is_some() {
         return Ok(PathBuf::new());
@@ -45,7 +56,10 @@ fn mount_source(mount: &Mount) -> Result<PathBuf, Error> {
         }
         other => other,
     };
-    resolved.map_err(|error| Error::failed(format!("resolving mount source {path:?}"), error))
+    resolved.map_err(|error| {
+        let field = format!("mounts[{place}].host_path");
+        judged(&field, &format!("resolving mount source {path:?}"), &error)
+    })
 }
 
 /// The accounts of an image, read below the root of its file system.
@@ -136,7 +150,9 @@ pub(crate) fn seccomp_profile(request: &ProfileRequest) -> Result<Option<String>
     };
     let what = || format!("reading seccomp profile {path:?}");
     let text = read_profile(Path::new(path));
-    text.map(Some).map_err(|error| Error::failed(what(), error))
+    let field = "linux.security_context.seccomp.localhost_ref";
+    text.map(Some)
+        .map_err(|error| judged(field, &what(), &error))
 }
 
 /// Reads a regular file; anything else could keep the reader waiting for ever.
@@ -144,7 +160,8 @@ fn read_profile(path: &Path) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        let reason = "it is not a regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
     let mut text = String::new();
     file.take(MAX_PROFILE).read_to_string(&mut text)?;
@@ -154,11 +171,13 @@ fn read_profile(path: &Path) -> io::Result<String> {
 /// The devices found at the host paths asked for; folders are spread out.
 pub(crate) fn devices(asked: &[Device]) -> Result<Vec<(HostDevice, Device)>, Error> {
     let mut found = Vec::new();
-    for device in asked {
-        let path = fs::canonicalize(&device.host_path)
-            .map_err(|error| Error::failed(format!("device {:?}", device.host_path), error))?;
-        collect(&path, device, &mut found)
-            .map_err(|error| Error::failed(format!("device {:?}", device.host_path), error))?;
+    for (place, device) in asked.iter().enumerate() {
+        let path = fs::canonicalize(&device.host_path);
+        path.and_then(|path| collect(&path, device, &mut found))
+            .map_err(|error| {
+                let field = format!("devices[{place}].host_path");
+                judged(&field, &format!("device {:?}", device.host_path), &error)
+            })?;
     }
     Ok(found)
 }

@@ -205,9 +205,14 @@ impl Paths {
         self.bundles().join(container)
     }
 
+    /// Folder with a folder for each OCI runtime.
+    pub(crate) fn runtimes(&self) -> PathBuf {
+        self.state.join("runtimes")
+    }
+
     /// Where an OCI runtime keeps its own state.
     pub(crate) fn runtime_root(&self, handler: &str) -> PathBuf {
-        self.state.join("runtimes").join(handler)
+        self.runtimes().join(handler)
     }
 
     /// Folder with a folder for each checkpoint under way: being taken, or not restored yet.

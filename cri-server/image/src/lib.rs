@@ -50,6 +50,7 @@ mod digest;
 mod error;
 mod flight;
 mod import;
+pub mod judge;
 mod layer;
 mod manifest;
 mod mount;

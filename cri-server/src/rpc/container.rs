@@ -42,15 +42,27 @@ pub(super) async fn remove(
     Ok(cri::RemoveContainerResponse {})
 }
 
-pub(super) fn list(engine: &Engine, wanted: Option<cri::ContainerFilter>) -> Vec<cri::Container> {
-    let wanted = wanted.unwrap_or_default();
+/// The filter of a list, if its state is one that exists.
+pub(super) fn checked(filter: Option<cri::ContainerFilter>) -> Result<cri::ContainerFilter, Error> {
+    let filter = filter.unwrap_or_default();
+    if let Some(state) = filter.state {
+        request::known::<cri::ContainerState>("filter.state.state", state.state)?;
+    }
+    Ok(filter)
+}
+
+pub(super) fn list(
+    engine: &Engine,
+    wanted: Option<cri::ContainerFilter>,
+) -> Result<Vec<cri::Container>, Error> {
+    let wanted = checked(wanted)?;
     let containers = engine.containers();
     let shown = containers
         .iter()
         .filter(|container| filter::wants_container(&wanted, container));
-    shown
+    Ok(shown
         .map(|container| reply::listed_container(container))
-        .collect()
+        .collect())
 }
 
 pub(super) async fn status(

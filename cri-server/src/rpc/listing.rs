@@ -20,7 +20,8 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use super::{filter, reply};
+use super::status::answer;
+use super::{container, filter, reply};
 
 /// Where clients ask for it.
 const PATH: &str = "/runtime.v1.RuntimeService/ListContainers";
@@ -91,8 +92,11 @@ impl UnaryService<cri::ListContainersRequest> for Listing {
     type Future = Ready<Result<Response<Listed>, Status>>;
 
     fn call(&mut self, request: Request<cri::ListContainersRequest>) -> Self::Future {
-        let wanted = request.into_inner().filter.unwrap_or_default();
-        ready(Ok(Response::new(self.list(&wanted))))
+        let wanted = container::checked(request.into_inner().filter);
+        ready(answer(
+            "ListContainers",
+            wanted.map(|wanted| self.list(&wanted)),
+        ))
     }
 }
 

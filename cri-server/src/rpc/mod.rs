@@ -12,6 +12,7 @@ mod exec;
 mod filter;
 mod image;
 mod info;
+pub mod judge;
 mod listing;
 mod metrics;
 mod reply;

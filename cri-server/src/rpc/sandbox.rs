@@ -72,13 +72,19 @@ pub(super) fn status(
     })
 }
 
-pub(super) fn list(engine: &Engine, wanted: Option<cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
+pub(super) fn list(
+    engine: &Engine,
+    wanted: Option<cri::PodSandboxFilter>,
+) -> Result<Vec<cri::PodSandbox>, Error> {
     let wanted = wanted.unwrap_or_default();
+    if let Some(state) = wanted.state {
+        request::known::<cri::PodSandboxState>("filter.state.state", state.state)?;
+    }
     let sandboxes = engine.sandboxes();
     let shown = sandboxes
         .iter()
         .filter(|sandbox| filter::wants_sandbox(&wanted, sandbox));
-    shown
+    Ok(shown
         .map(|sandbox| reply::listed_sandbox(sandbox))
-        .collect()
+        .collect())
 }

@@ -115,8 +115,9 @@ impl RuntimeService for Cri {
         &self,
         request: Request<cri::ListPodSandboxRequest>,
     ) -> Result<Response<cri::ListPodSandboxResponse>, Status> {
-        let items = sandbox::list(&self.engine, request.into_inner().filter);
-        Ok(Response::new(cri::ListPodSandboxResponse { items }))
+        let all = sandbox::list(&self.engine, request.into_inner().filter);
+        let whole = all.map(|items| cri::ListPodSandboxResponse { items });
+        answer("ListPodSandbox", whole)
     }
 
     async fn stream_pod_sandboxes(
@@ -124,6 +125,7 @@ impl RuntimeService for Cri {
         request: Request<cri::StreamPodSandboxesRequest>,
     ) -> Result<Response<Self::StreamPodSandboxesStream>, Status> {
         let all = sandbox::list(&self.engine, request.into_inner().filter);
+        let all = answer("StreamPodSandboxes", all)?.into_inner();
         Ok(parts(all, |pod_sandboxes| {
             cri::StreamPodSandboxesResponse { pod_sandboxes }
         }))
@@ -194,8 +196,9 @@ impl RuntimeService for Cri {
         request: Request<cri::ListContainersRequest>,
     ) -> Result<Response<cri::ListContainersResponse>, Status> {
         // Asked for by its path it is answered in `listing`, with less to do.
-        let containers = container::list(&self.engine, request.into_inner().filter);
-        Ok(Response::new(cri::ListContainersResponse { containers }))
+        let all = container::list(&self.engine, request.into_inner().filter);
+        let whole = all.map(|containers| cri::ListContainersResponse { containers });
+        answer("ListContainers", whole)
     }
 
     async fn stream_containers(
@@ -203,6 +206,7 @@ impl RuntimeService for Cri {
         request: Request<cri::StreamContainersRequest>,
     ) -> Result<Response<Self::StreamContainersStream>, Status> {
         let all = container::list(&self.engine, request.into_inner().filter);
+        let all = answer("StreamContainers", all)?.into_inner();
         Ok(parts(all, |containers| cri::StreamContainersResponse {
             containers,
         }))

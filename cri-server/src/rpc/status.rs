@@ -12,6 +12,10 @@ const KUBELET_WORDS: [&str; 4] = [
     "ImageVolumeMountFailed",
 ];
 
+/// Most of a refusal's text that goes out, bytes. It travels in a header, with up to three bytes for
+/// one, and clients bound those (tonic at 16 KiB); what was wrong may be as long as a message.
+const MAX_TEXT: usize = 4096;
+
 /// The answer to a request, logged if it is a refusal.
 ///
 /// # Errors
@@ -24,22 +28,32 @@ pub(crate) fn answer<T>(verb: &str, result: Result<T, Error>) -> Result<Response
             Ok(Response::new(message))
         }
         Err(error) => {
-            log(verb, &error);
-            Err(status(&error))
+            let text = bounded(error.to_string());
+            log(verb, &error, &text);
+            Err(status(&error, text))
         }
     }
 }
 
 /// Clients ask for what is gone as a matter of course; only the rest is worth an operator's look.
-fn log(verb: &str, error: &Error) {
+fn log(verb: &str, error: &Error, text: &str) {
     match error {
-        Error::NotFound { .. } => tracing::debug!(verb, %error, "not found"),
-        _ => tracing::warn!(verb, %error, "refused or failed"),
+        Error::NotFound { .. } => tracing::debug!(verb, error = text, "not found"),
+        _ => tracing::warn!(verb, error = text, "refused or failed"),
     }
 }
 
-fn status(error: &Error) -> Status {
-    let text = error.to_string();
+/// The text, cut behind [`MAX_TEXT`] bytes: what is wrong is named first.
+fn bounded(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let whole = text.len();
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.push_str(&format!(" ... ({whole} bytes)"));
+    }
+    text
+}
+
+fn status(error: &Error, text: String) -> Status {
     if KUBELET_WORDS.iter().any(|word| text.starts_with(word)) {
         return Status::unknown(text);
     }
@@ -66,7 +80,7 @@ mod tests {
     use super::*;
 
     fn check(error: &Error, code: Code, message: &str) {
-        let status = status(error);
+        let status = status(error, bounded(error.to_string()));
         assert_eq!((status.code(), status.message()), (code, message));
     }
 
@@ -106,5 +120,14 @@ mod tests {
     fn words_for_the_kubelet_come_first() {
         let error = Error::from(image::Error::Unavailable("no route".into()));
         check(&error, Code::Unknown, "RegistryUnavailable: no route");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_letters() {
+        let text = "\u{fc}".repeat(MAX_TEXT);
+        let cut = bounded(format!("x{text}"));
+        assert!(cut.len() < MAX_TEXT + 32, "{}", cut.len());
+        assert!(cut.ends_with("\u{fc} ... (8193 bytes)"), "{cut}");
+        assert_eq!(bounded("short".into()), "short");
     }
 }

@@ -47,6 +47,7 @@
 
 mod command;
 mod forward;
+pub mod judge;
 mod mux;
 mod negotiate;
 mod outcome;

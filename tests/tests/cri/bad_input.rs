@@ -1,5 +1,11 @@
 //! What is wrong is refused by name, and leaves nothing half-made.
 
+mod asked;
+mod containers;
+mod messages;
+mod pods;
+mod verbs;
+
 use std::ffi::OsStr;
 
 use cri_api::{ImageSpec, PullImageRequest, RunPodSandboxRequest};

@@ -52,6 +52,59 @@ fn a_create_that_fails_leaves_nothing() {
     }
 }
 
+/// A kubelet whose time is over asks again: it gets the container that is being made, not a word
+/// about a name that is taken.
+#[test]
+fn a_retry_joins_the_create_that_goes_on() {
+    let Some(ill) = Ill::start() else { return };
+    let id = ill.empty_pod("slow");
+    let args = ill.create_args(&id, &ill.container("slow", SCRIPT));
+    ill.runtime.set("create", Fault::Hold);
+    let mut first = ill.begin(&args);
+    ill.runtime.wait_until_held("create");
+    // The client goes away, as one whose deadline has passed.
+    first.kill();
+    let mut second = ill.begin(&args);
+    let mut third = ill.begin(&args);
+    wait::pass(Duration::from_millis(300));
+    assert!(second.ended().is_none() && third.ended().is_none());
+    ill.runtime.release();
+    for retry in [&mut second, &mut third] {
+        ended(retry);
+        assert!(retry.ended().is_some_and(|status| status.success()));
+    }
+    assert_eq!(ill.ok(&["ps", "-a", "-q"]).lines().count(), 1);
+    ill.remove(&id);
+}
+
+/// Shims that do not answer: more than a serial restart could wait for in time.
+const HANGING_SHIMS: usize = 6;
+
+#[test]
+fn a_restart_does_not_wait_for_one_shim_after_another() {
+    let Some(mut ill) = Ill::start() else { return };
+    let pods: Vec<_> = (0..HANGING_SHIMS)
+        .map(|n| ill.run(&name("hung", n), SCRIPT))
+        .collect();
+    ill.node.daemon.kill();
+    for pod in &pods {
+        ill.signal_shim("STOP", &pod.container);
+    }
+    let began = std::time::Instant::now();
+    ill.node.daemon.start().unwrap();
+    let took = began.elapsed();
+    // The daemon gives a shim five seconds to say how its container is.
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    for pod in &pods {
+        ill.signal_shim("CONT", &pod.container);
+    }
+    for pod in &pods {
+        ill.ok(&["stopp", &pod.id]);
+        ill.ok(&["rmp", &pod.id]);
+    }
+    ill.nothing_remains();
+}
+
 #[test]
 fn a_shim_that_dies_during_a_create_leaves_nothing() {
     let Some(ill) = Ill::start() else { return };

@@ -40,7 +40,18 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ),
     ("tests", &["cri-api", "containerd-api", "shim-api"]),
     ("bench", &["cri-api", "image", "tests"]),
-    ("fuzz", &["runtime", "seccomp"]),
+    (
+        "fuzz",
+        &[
+            "cri-server",
+            "engine",
+            "image",
+            "runtime",
+            "seccomp",
+            "shim-api",
+            "streaming",
+        ],
+    ),
 ];
 
 /// Crates that start threads or run futures: none of them reaches [`SINGLE_THREADED`].

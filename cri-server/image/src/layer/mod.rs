@@ -8,7 +8,7 @@
 //! to anybody before both digests and the length are what was promised; see `store::layers`.
 
 pub(crate) mod decode;
-mod names;
+pub(crate) mod names;
 pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod tree;

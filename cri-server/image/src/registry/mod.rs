@@ -8,7 +8,7 @@
 //! have no folder, and `credentials.json`, for pulls that bring no credentials.
 
 mod auth;
-mod challenge;
+pub(crate) mod challenge;
 mod conf;
 pub(crate) mod hosts;
 mod node;

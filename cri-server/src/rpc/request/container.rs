@@ -212,7 +212,7 @@ fn log_path(field: &str, path: String) -> Result<String, Refused> {
             format!("{path:?} leaves the pod's log directory"),
         ));
     }
-    plain(field, path)
+    super::path(field, path)
 }
 
 /// Limits; `field` is where they stand in the message.

@@ -26,6 +26,11 @@ const MAX_PAIR: usize = 256 * 1024;
 /// whose grace period means "for ever" has 2^63 - 1 seconds), but no clock can add it.
 const MAX_WAIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// Longest path, bytes (`PATH_MAX` without its NUL byte; path_resolution(7)).
+const MAX_PATH: usize = 4095;
+/// Longest part of one, bytes (`NAME_MAX`).
+const MAX_NAME: usize = 255;
+
 /// What can never be right.
 fn invalid(field: &str, reason: impl Into<String>) -> Refused {
     Refused::Invalid {
@@ -74,11 +79,25 @@ fn plains(field: &str, texts: Vec<String>) -> Result<Vec<String>, Refused> {
         .collect()
 }
 
-/// An absolute path.
-fn absolute(field: &str, path: String) -> Result<String, Refused> {
-    if path.starts_with('/') {
-        return plain(field, path);
+/// A path that the kernel can be given.
+fn path(field: &str, path: String) -> Result<String, Refused> {
+    if path.len() > MAX_PATH {
+        let reason = format!("has {} bytes, a path has at most {MAX_PATH}", path.len());
+        return Err(invalid(field, reason));
     }
+    if let Some(part) = path.split('/').find(|part| part.len() > MAX_NAME) {
+        let reason = format!("{part:?} is longer than {MAX_NAME} bytes");
+        return Err(invalid(field, reason));
+    }
+    plain(field, path)
+}
+
+/// An absolute path.
+fn absolute(field: &str, text: String) -> Result<String, Refused> {
+    if text.starts_with('/') {
+        return path(field, text);
+    }
+    let path = text;
     Err(invalid(field, format!("{path:?} is not an absolute path")))
 }
 
@@ -120,6 +139,15 @@ fn each<A, B>(
 /// A value of an enumeration.
 fn choice<T: TryFrom<i32>>(field: &str, value: i32) -> Result<T, Refused> {
     T::try_from(value).map_err(|_unknown| invalid(field, format!("{value} is not known")))
+}
+
+/// Refuses a value that an enumeration does not have: it would be taken for its first.
+///
+/// # Errors
+///
+/// Names the field.
+pub(super) fn known<T: TryFrom<i32>>(field: &str, value: i32) -> Result<(), Refused> {
+    choice::<T>(field, value).map(drop)
 }
 
 /// A number in a range.

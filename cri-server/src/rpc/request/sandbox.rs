@@ -8,8 +8,8 @@ use pod::SandboxSpec;
 use pod::sandbox::{Dns, PidMode, PortMapping, Protocol, SandboxNamespaces};
 
 use super::{
-    absolute_or_empty, choice, filled, invalid, namespace, pairs, plain, plains, required,
-    unsupported, user_namespace, within,
+    absolute_or_empty, account, choice, each, filled, invalid, namespace, pairs, plain, plains,
+    required, unsupported, user_namespace, within,
 };
 
 /// The sandbox that a client asks for, for the runtime handler of that name.
@@ -54,6 +54,25 @@ fn check_identity(security: &cri::LinuxSandboxSecurityContext) -> Result<(), Ref
     if security.run_as_group.is_some() && security.run_as_user.is_none() {
         let field = "config.linux.security_context.run_as_group";
         return Err(invalid(field, "is given without run_as_user"));
+    }
+    let field = |name: &str| format!("config.linux.security_context.{name}");
+    let ids = [
+        ("run_as_user", security.run_as_user),
+        ("run_as_group", security.run_as_group),
+    ];
+    for (name, id) in ids {
+        id.map(|id| account(&field(name), id.value)).transpose()?;
+    }
+    let groups = security.supplemental_groups.clone();
+    each(&field("supplemental_groups"), groups, account)?;
+    for (name, profile) in [
+        ("seccomp", &security.seccomp),
+        ("apparmor", &security.apparmor),
+    ] {
+        if let Some(profile) = profile {
+            let field = format!("{}.profile_type", field(name));
+            choice::<cri::security_profile::ProfileType>(&field, profile.profile_type)?;
+        }
     }
     Ok(())
 }

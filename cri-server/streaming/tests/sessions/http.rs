@@ -78,6 +78,38 @@ async fn no_answer_invites_another_origin() {
     assert!(!head.to_lowercase().contains("access-control"), "{head}");
 }
 
+/// What a page in a browser on the same machine can send, under its own name for this server (DNS
+/// rebinding) or ours. Without a ticket there is nothing behind any of it, and no answer permits
+/// the page to read it.
+#[tokio::test]
+async fn a_page_in_a_browser_gets_no_session() {
+    let server = server().await;
+    let url = server.ticket(exec(OUTPUTS, complain)).unwrap();
+    let upgrade = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Protocol", "v5.channel.k8s.io"),
+    ];
+    let preflight = [("Access-Control-Request-Method", "POST")];
+    for origin in ["http://evil.example", "null", "http://127.0.0.1"] {
+        for more in [&upgrade[..], &preflight, &[]] {
+            for path in ["/", "/exec", "/exec/", "/exec/0123456789abcdef"] {
+                let (mut socket, _) = connect(&url).await;
+                let headers = [&[("Origin", origin)], more].concat();
+                let head = ask(&mut socket, path, &headers).await;
+                assert!(head.starts_with("HTTP/1.1 404"), "{path}: {head}");
+                assert!(!head.to_lowercase().contains("access-control"), "{head}");
+            }
+        }
+    }
+    // Whoever the ticket was for still has it.
+    let mut client = Client::new(&url, V4).await;
+    client.open_all(&["error", "stdout", "stderr"]).await;
+    assert_eq!(client.listen().await.text(3), "out");
+}
+
 #[tokio::test]
 async fn no_more_than_the_limit_of_tickets_wait() {
     let server = server().await;

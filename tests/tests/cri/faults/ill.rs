@@ -157,7 +157,7 @@ impl Ill {
         traces.links.retain(|link| link != daemon.scratch().name());
         traces.tables.clear();
         traces.files = self.known();
-        let bundles = fs::read_dir(daemon.state().join("bundles"));
+        let bundles = fs::read_dir(daemon.state().join("containers"));
         traces.files.extend(
             bundles
                 .into_iter()

@@ -1,0 +1,110 @@
+//! `wherryd`: the daemon, and the commands that talk to a running one.
+//!
+//! It translates and wires: [`rpc`] speaks CRI, [`control`] serves the operator, the engine does
+//! the work. Nothing here knows how anything is done. It is a library with a `main` of one line, so
+//! that [`judge`] can be fuzzed.
+
+mod cli;
+mod config;
+mod connections;
+mod containerd;
+mod control;
+mod rpc;
+mod serve;
+mod socket;
+mod toml_section;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+use config::Settings;
+
+/// What the daemon's files and folders are without at birth, whatever it was started from.
+const UMASK: u32 = 0o022;
+/// Threads for calls that may block (mounts, files of a slow disk); more wait for their turn.
+const MAX_BLOCKING_THREADS: usize = 64;
+/// How long calls that block may go on when the program is done.
+const THREADS_PATIENCE: Duration = Duration::from_secs(2);
+/// Threads that carry tasks, where the machine has as many CPUs.
+const MAX_WORKERS: usize = 4;
+
+pub use rpc::judge;
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_why(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the last words of a program that failed"
+)]
+fn say_why(error: &anyhow::Error) {
+    eprintln!("wherryd: {error:#}");
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let settings = config::load(&cli.flags, &programs()?)?;
+    // A client's answer is its output and its exit code; the daemon's log is elsewhere.
+    if !matches!(cli.command, Some(Command::Images(_))) {
+        start_log(&settings);
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
+    let runtime = runtime().context("starting threads")?;
+    let result = runtime.block_on(async {
+        match &cli.command {
+            None => serve::serve(settings).await,
+            Some(Command::Images(command)) => {
+                control::client::images(&settings.engine.state, command).await
+            }
+            Some(Command::Reset) => control::reset::reset(settings).await,
+        }
+    });
+    // Dropping it would wait for threads that a hung file system holds for good.
+    runtime.shutdown_timeout(THREADS_PATIENCE);
+    result
+}
+
+/// The folder of this program: its companions lie beside it.
+fn programs() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding the folder of this program")?;
+    Ok(program
+        .parent()
+        .context("this program lies in no folder")?
+        .into())
+}
+
+fn start_log(settings: &Settings) {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(settings.log.clone())
+        .with(layer)
+        .init();
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cpus = std::thread::available_parallelism()?.get();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cpus.min(MAX_WORKERS))
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .enable_all()
+        .build()
+}
