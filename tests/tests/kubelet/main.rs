@@ -15,6 +15,7 @@ mod network;
 mod probes;
 mod restart;
 mod sessions;
+mod users;
 mod volumes;
 
 use serde_json::{Value, json};
