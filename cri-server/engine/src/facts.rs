@@ -6,6 +6,8 @@ use std::path::Path;
 use pod::NodeFacts;
 use rustix::thread::CapabilitySet;
 
+use crate::apparmor;
+
 /// Where systemd-resolved keeps the servers that it asks itself.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
@@ -36,7 +38,8 @@ pub(crate) fn gather(
         last_capability: number("/proc/sys/kernel/cap_last_cap").unwrap_or(40),
         held_capabilities: bounding_set(&text("/proc/self/status")),
         seccomp: Path::new("/proc/sys/kernel/seccomp").exists(),
-        apparmor: text("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+        apparmor: apparmor::is_on(),
+        apparmor_default: apparmor::has_default(),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         recursive_read_only: kernel_version() >= RECURSIVE_READ_ONLY_SINCE,
         hugepage_sizes: hugepage_sizes(),

@@ -11,8 +11,10 @@
 //! The engine never knows CRI, gRPC or HTTP, nor an OCI runtime's command line (that is the
 //! shim's), nor a byte of a container's log.
 
+mod apparmor;
 mod cdi;
 mod checkpoint;
+mod elf;
 mod ending;
 mod error;
 mod events;
@@ -27,6 +29,7 @@ mod namespaces;
 mod owned;
 mod pod_task;
 mod recovery;
+mod relabel;
 mod rootfs;
 mod runtimes;
 mod shim;

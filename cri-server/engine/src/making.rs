@@ -14,7 +14,8 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::Spec;
 use pod::lifecycle::SandboxPhase;
 use pod::plan::{
-    ContainerInputs, ContainerPlan, Edits, Namespace, NewAccount, SandboxPlan, storage_limits,
+    ContainerInputs, ContainerPlan, Edits, Namespace, NewAccount, SandboxPlan, mount_label,
+    storage_limits,
 };
 use pod::sandbox::{IdRange, PidMode, UserNamespace};
 use pod::{ContainerSpec, NodeFacts};
@@ -27,7 +28,8 @@ use crate::owned::{self, OwnedContainer, Pod, Process};
 use crate::shim::{Launch, News, Shim};
 use crate::store::{self, ContainerRecord, SandboxRecord};
 use crate::{
-    Inner, LOCK, blocking, cdi, facts, namespaces, new_id, now, rootfs, shim, teardown, volumes,
+    Inner, LOCK, apparmor, blocking, cdi, elf, facts, namespaces, new_id, now, relabel, rootfs,
+    shim, teardown, volumes,
 };
 
 /// How long the sources of mounts may take to answer: behind them may be a server that is gone.
@@ -228,8 +230,10 @@ async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
     let id = pod.record.id.clone();
     let launch = engine.launch_in(&pod.record, &id);
     let (bundle, user) = (launch.bundle.clone(), pod.record.spec.namespaces.user);
+    let program = engine.config.shim.clone();
     let process = pod.init.insert(Process::new(launch));
     blocking(move || {
+        stands_alone(&program)?;
         step("making the bundle", own_folder(&bundle, user))?;
         write_bundle(&bundle, &spec)?;
         // Places to mount at are made in it.
@@ -259,6 +263,17 @@ async fn start_init(pod: &mut Pod, spec: Spec) -> Result<(), Error> {
         )
     })
     .await
+}
+
+/// Refuses a program for the init that needs others: it runs in a root that has nothing else.
+fn stands_alone(program: &Path) -> Result<(), Error> {
+    let needs = step("looking at the init's program", elf::interpreter(program))?;
+    needs.map_or(Ok(()), |needs| {
+        Err(Error::Failed(format!(
+            "the pod's init cannot run: {program:?} is linked dynamically and needs {needs:?}, which \
+             an empty root file system does not have; a static {program:?} is wanted"
+        )))
+    })
 }
 
 /// Starts a shim, connects to it and has it make the container of its bundle: by Create or Restore.
@@ -377,6 +392,7 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
     let image = engine.images.resolve(&spec.image);
     let image = image.ok_or_else(|| image_missing(&spec.image))?;
     let mut lookups = look_up(engine, &spec).await?;
+    let label = mount_label(&spec.security, &engine.facts)?;
     let ids = place.ids();
     let rootfs = container.process.launch.bundle.join("rootfs");
     let (bundle, folder) = (container.process.launch.bundle.clone(), rootfs.clone());
@@ -394,12 +410,16 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
             &rootfs,
             ids.as_ref(),
             restored.as_ref().map(|from| from.changes.clone()),
+            label.as_deref(),
         )
         .await?;
     let (launch, mounts) = (&container.process.launch, &container.record.spec.mounts);
     let volumes =
         volumes::mount(engine, launch, mounts, ids.as_ref(), &mut lookups.sources).await?;
     container.record.volume_refs = volumes;
+    if let Some(label) = label {
+        relabel(place, &spec, &lookups.sources, label).await?;
+    }
     let plan = plan(place, container, &spec, &image, &lookups, &rootfs).await?;
     if plan.account != NewAccount::default() {
         let account = plan.account.clone();
@@ -424,6 +444,30 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
     }
     container.record.made = true;
     keep_container(engine, &container.record).await
+}
+
+/// Gives the pod's files, and the sources of mounts that ask for it, the label of a container. For a
+/// big volume that takes long; its pod goes on with other things meanwhile.
+async fn relabel(
+    place: &Place,
+    spec: &ContainerSpec,
+    sources: &[PathBuf],
+    label: String,
+) -> Result<(), Error> {
+    let (paths, sandbox) = (&place.engine.paths, &place.sandbox.id);
+    let names = ["hostname", "hosts", "resolv.conf", "shm"];
+    let mut wanted: Vec<PathBuf> = names.map(|name| paths.sandbox(sandbox).join(name)).into();
+    wanted.retain(|path| path.exists());
+    let asked = spec.mounts.iter().zip(sources);
+    let asked = asked.filter(|(mount, _)| mount.selinux_relabel && mount.image.is_none());
+    wanted.extend(asked.map(|(_, source)| source.clone()));
+    blocking(move || {
+        wanted.iter().try_for_each(|path| {
+            relabel::all_below(path, relabel::ATTRIBUTE, &label)
+                .map_err(|error| Error::failed(format!("labelling {path:?} {label}"), error))
+        })
+    })
+    .await
 }
 
 /// Makes a container's shim known to those who do not change it: execs, log files, limits.
@@ -460,9 +504,10 @@ async fn look_up(engine: &Inner, spec: &Arc<ContainerSpec>) -> Result<Lookups, E
     };
     let permit = permit.expect("nobody closes the semaphore");
     let spec = Arc::clone(spec);
-    let cdi = engine.config.cdi_spec_dirs.clone();
+    let (cdi, facts) = (engine.config.cdi_spec_dirs.clone(), engine.facts.clone());
     let work = blocking(move || {
         let _permit = permit;
+        apparmor::prepare(&spec.security, &facts)?;
         Ok(Lookups {
             sources: rootfs::mount_sources(&spec.mounts)?,
             devices: rootfs::devices(&spec.devices)?,

@@ -73,8 +73,8 @@ use digest::Digest;
 use error::During;
 pub use error::Error;
 use flight::{Flights, blocking};
-use mount::Uppers;
 pub use mount::{Changes, IdMap};
+use mount::{Look, Uppers};
 use platform::Platform;
 use progress::Progress;
 pub use progress::{LayerProgress, PullProgress};
@@ -393,11 +393,12 @@ impl Store {
         target: &Path,
         ids: Option<&IdMap>,
     ) -> Result<(), Error> {
-        self.mount_changed(image, container, target, ids, None)
+        self.mount_changed(image, container, target, ids, None, None)
             .await
     }
 
-    /// The same with files as a container has changed them before.
+    /// The same with files as a container has changed them before, and with an SELinux context for
+    /// all that is seen there.
     ///
     /// # Errors
     ///
@@ -409,17 +410,22 @@ impl Store {
         target: &Path,
         ids: Option<&IdMap>,
         changes: Option<Changes>,
+        label: Option<&str>,
     ) -> Result<(), Error> {
         let entry = self.catalog.view().resolve(image).cloned();
         let entry = entry.ok_or_else(|| Error::NotFound(image.to_owned()))?;
         let (store, container, target) =
             (Arc::clone(self), container.to_owned(), target.to_path_buf());
-        let ids = ids.cloned();
+        let (ids, label) = (ids.cloned(), label.map(str::to_owned));
         blocking(move || {
             let layers = &entry.record.layers;
+            let look = Look {
+                ids: ids.as_ref(),
+                label: label.as_deref(),
+            };
             store
                 .uppers
-                .mount(&container, layers, &target, ids.as_ref(), changes.as_ref())
+                .mount(&container, layers, &target, look, changes.as_ref())
         })
         .await
     }

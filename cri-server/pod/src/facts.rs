@@ -24,6 +24,8 @@ pub struct NodeFacts {
     pub seccomp: bool,
     /// AppArmor is on.
     pub apparmor: bool,
+    /// The engine's own AppArmor profile is loaded, or can be.
+    pub apparmor_default: bool,
     /// SELinux is on.
     pub selinux: bool,
     /// The kernel can make mounts read-only recursively (`mount_setattr`, Linux 5.12).

@@ -9,6 +9,7 @@
 )]
 
 mod accounts;
+mod apparmor;
 mod bad_input;
 mod cadvisor;
 mod cdi;

@@ -103,7 +103,7 @@ impl Uppers {
         container: &str,
         layers: &[Digest],
         target: &Path,
-        ids: Option<&IdMap>,
+        look: Look<'_>,
         changes: Option<&Changes>,
     ) -> Result<(), Error> {
         check_name(container)?;
@@ -125,8 +125,8 @@ impl Uppers {
             Entry::Vacant(place) => drop(place.insert(Some(record.clone()))),
         }
         let mounted = self
-            .make(container, &record, ids, changes)
-            .and_then(|stack| stack.mount(target, ids))
+            .make(container, &record, look.ids, changes)
+            .and_then(|stack| stack.mount(target, look))
             .and_then(|()| match changes {
                 Some(changes) => changes::remove(target, &changes.deleted),
                 None => Ok(()),
@@ -204,7 +204,11 @@ impl Uppers {
     pub(crate) fn try_ids(&self, ids: &IdMap) -> Result<(), Error> {
         // Without a writable folder there have to be two.
         let lowers = [self.empty.clone(), self.folder.clone()];
-        overlay(&lowers, &[], Some(ids)).map(drop)
+        let look = Look {
+            ids: Some(ids),
+            label: None,
+        };
+        overlay(&lowers, &[], look).map(drop)
     }
 
     /// Unmounts and removes; already gone is no error. Blocks.
@@ -261,26 +265,34 @@ struct Stack {
 }
 
 impl Stack {
-    fn mount(&self, target: &Path, ids: Option<&IdMap>) -> Result<(), Error> {
+    fn mount(&self, target: &Path, look: Look<'_>) -> Result<(), Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = openat(CWD, target, flags, Mode::empty())
             .during(|| format!("opening {}", target.display()))?;
         let writable = [("upperdir", &*self.upper), ("workdir", &*self.work)];
-        let mount = overlay(&self.lowers, &writable, ids)?;
+        let mount = overlay(&self.lowers, &writable, look)?;
         let here =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&mount, "", &place, "", here)
             .during(|| format!("mounting at {}", target.display()))
     }
 }
-/// Folders over each other, the top first, mounted nowhere yet; `ids` maps those of all but the
-/// writable ones, which have the ids of the host already.
+/// How files are to be seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Look<'a> {
+    /// How the ids of all but the writable folders are mapped; those have the host's already.
+    pub(crate) ids: Option<&'a IdMap>,
+    /// The SELinux context of all files (mount(8), "context=").
+    pub(crate) label: Option<&'a str>,
+}
+
+/// Folders over each other, the top first, mounted nowhere yet.
 fn overlay(
     lowers: &[PathBuf],
     writable: &[(&'static str, &Path)],
-    ids: Option<&IdMap>,
+    look: Look<'_>,
 ) -> Result<OwnedFd, Error> {
-    let mapped = ids.map(|ids| Mapped::of(lowers, ids)).transpose()?;
+    let mapped = look.ids.map(|ids| Mapped::of(lowers, ids)).transpose()?;
     let lowers = mapped.as_ref().map_or(lowers, |mapped| mapped.paths());
     let context =
         fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(|| "asking for overlayfs")?;
@@ -298,6 +310,10 @@ fn overlay(
     }
     fsconfig_set_string(context.as_fd(), "source", "overlay")
         .during(|| "naming the file system")?;
+    if let Some(label) = look.label {
+        fsconfig_set_string(context.as_fd(), "context", label)
+            .map_err(|errno| explain(&context, errno, &format!("context={label}")))?;
+    }
     if !writable.is_empty() {
         fsconfig_set_flag(context.as_fd(), "volatile")
             .map_err(|errno| explain(&context, errno, "volatile"))?;

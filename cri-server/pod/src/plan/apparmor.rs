@@ -1,7 +1,7 @@
 //! Which AppArmor profile a container's process runs under.
 //!
-//! Loading a profile is not done here: a profile named by the client must be in the kernel already,
-//! and the runtime reports it if it is not.
+//! Loading a profile is not done here: a profile named by the client must be in the kernel already;
+//! the engine's own is there before a container that has it is made.
 
 use super::{PlanError, check};
 use crate::container::{ProfileRequest, Security};
@@ -9,11 +9,18 @@ use crate::facts::NodeFacts;
 
 const FIELD: &str = "linux.security_context.apparmor";
 
-/// The profile's name, if one is to be applied. The engine has no profile of its own, so
-/// `RuntimeDefault` leaves the process unconfined.
+/// Name of the engine's own profile.
+pub const DEFAULT_PROFILE: &str = "wherry-default";
+
+/// The profile's name, if one is to be applied. A privileged container has none but by name.
 pub(super) fn plan(security: &Security, facts: &NodeFacts) -> Result<Option<String>, PlanError> {
-    let ProfileRequest::Localhost(name) = &security.apparmor else {
-        return Ok(None);
+    let name = match &security.apparmor {
+        ProfileRequest::Unconfined => return Ok(None),
+        ProfileRequest::RuntimeDefault => {
+            let has = facts.apparmor && facts.apparmor_default && !security.privileged;
+            return Ok(has.then(|| DEFAULT_PROFILE.to_owned()));
+        }
+        ProfileRequest::Localhost(name) => name,
     };
     check::one_word(FIELD, name)?;
     if !facts.apparmor {
@@ -27,32 +34,42 @@ pub(super) fn plan(security: &Security, facts: &NodeFacts) -> Result<Option<Stri
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_named_profiles_are_applied() {
-        let check = |asked: ProfileRequest, on: bool, expect: Result<Option<&str>, ()>| {
-            let security = Security {
-                apparmor: asked,
-                ..Default::default()
-            };
-            let facts = NodeFacts {
-                apparmor: on,
-                ..Default::default()
-            };
-            let found = plan(&security, &facts);
-            assert_eq!(
-                found.as_ref().map(Option::as_deref).map_err(|_refused| ()),
-                expect
-            );
+    fn found(asked: &ProfileRequest, on: [bool; 3]) -> Result<Option<String>, PlanError> {
+        let [apparmor, apparmor_default, privileged] = on;
+        let security = Security {
+            apparmor: asked.clone(),
+            privileged,
+            ..Default::default()
         };
-        check(ProfileRequest::Unconfined, false, Ok(None));
-        check(ProfileRequest::RuntimeDefault, false, Ok(None));
-        check(ProfileRequest::RuntimeDefault, true, Ok(None));
-        check(
-            ProfileRequest::Localhost("web".into()),
-            true,
-            Ok(Some("web")),
-        );
-        check(ProfileRequest::Localhost("web".into()), false, Err(()));
-        check(ProfileRequest::Localhost(String::new()), true, Err(()));
+        let facts = NodeFacts {
+            apparmor,
+            apparmor_default,
+            ..Default::default()
+        };
+        plan(&security, &facts)
+    }
+
+    #[test]
+    fn profiles_by_name_and_by_default() {
+        let named = |name: &str| ProfileRequest::Localhost(name.into());
+        // AppArmor is on, there is a default, the container is privileged.
+        for (asked, on, expect) in [
+            (ProfileRequest::Unconfined, [false, false, false], None),
+            (ProfileRequest::Unconfined, [true, true, false], None),
+            (ProfileRequest::RuntimeDefault, [false, true, false], None),
+            (ProfileRequest::RuntimeDefault, [true, false, false], None),
+            (ProfileRequest::RuntimeDefault, [true, true, true], None),
+            (
+                ProfileRequest::RuntimeDefault,
+                [true, true, false],
+                Some("wherry-default"),
+            ),
+            (named("web"), [true, false, true], Some("web")),
+        ] {
+            let found = found(&asked, on).unwrap();
+            assert_eq!(found.as_deref(), expect, "{asked:?} {on:?}");
+        }
+        assert!(found(&named("web"), [false, false, false]).is_err());
+        assert!(found(&named(""), [true, true, false]).is_err());
     }
 }

@@ -37,11 +37,13 @@ use crate::facts::HostDevice;
 use crate::sandbox::{SandboxSpec, UserNamespace};
 
 pub use account::NewAccount;
+pub use apparmor::DEFAULT_PROFILE;
 pub use cgroup::{DEFAULT_CGROUP_PARENT, parent_cgroup};
 pub use container::plan_container;
 pub use edits::{EditHook, EditMount, Edits, HookPoint};
 pub use resources::{oom_score_adj as plan_oom_score, plan_resources};
 pub use sandbox::plan_sandbox;
+pub use selinux::mount_label;
 pub use storage::{LOG_LIMIT, StorageLimits, WRITABLE_LAYER_LIMIT, bytes, storage_limits};
 
 /// Version of the OCI runtime specification that the plans follow: the lowest that has all they

@@ -15,6 +15,15 @@ pub(super) struct Labels {
     pub(super) mount: String,
 }
 
+/// The context of the files that are made for a container; `None` where they have none of their own.
+///
+/// # Errors
+///
+/// [`PlanError`] names the field with an incomplete context.
+pub fn mount_label(security: &Security, facts: &NodeFacts) -> Result<Option<String>, PlanError> {
+    Ok(plan(security, facts)?.map(|labels| labels.mount))
+}
+
 /// The contexts, if some are asked for and SELinux is on. A privileged container keeps the
 /// engine's.
 pub(super) fn plan(security: &Security, facts: &NodeFacts) -> Result<Option<Labels>, PlanError> {

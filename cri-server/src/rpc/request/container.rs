@@ -313,7 +313,11 @@ mod tests {
         assert_eq!((spec.name.as_str(), spec.attempt), ("main", 1));
         assert_eq!(spec.image, "busybox");
         assert_eq!(spec.stop_signal, None);
-        assert_eq!(spec.security, pod::container::Security::default());
+        let expect = pod::container::Security {
+            apparmor: pod::container::ProfileRequest::RuntimeDefault,
+            ..Default::default()
+        };
+        assert_eq!(spec.security, expect);
     }
 
     #[test]

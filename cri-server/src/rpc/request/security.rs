@@ -173,6 +173,10 @@ fn seccomp(profile: Option<cri::SecurityProfile>, path: &str) -> Result<ProfileR
 }
 
 fn apparmor(profile: Option<cri::SecurityProfile>, name: &str) -> Result<ProfileRequest, Refused> {
+    // What kubelet leaves out is the default to CRI (`apparmor_profile`).
+    if profile.is_none() && name.is_empty() {
+        return Ok(ProfileRequest::RuntimeDefault);
+    }
     let (field, request) = profile_of("apparmor", "apparmor_profile", profile, name)?;
     if request == ProfileRequest::Localhost(String::new()) {
         return Err(invalid(&field, "names no profile"));
