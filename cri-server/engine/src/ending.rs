@@ -4,6 +4,7 @@
 //! nor shim and all that was left of it has been killed. Nothing else makes it so: an error of a
 //! call says nothing about the process.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pod::lifecycle::{self, SandboxPhase, Stop};
@@ -15,8 +16,9 @@ use crate::error::Error;
 use crate::owned::{Answer, OwnedContainer};
 use crate::pod_task::PodTask;
 use crate::shim::{self, News};
+use crate::store::ContainerRecord;
 use crate::teardown::{self, KILL_PATIENCE};
-use crate::{LOCK, making};
+use crate::{Inner, LOCK, making};
 
 /// Between two tries to reach a shim that is there but cannot be connected to.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -62,6 +64,7 @@ impl PodTask {
                 stopping.killed = true;
                 stopping.kill_at = Some(now + KILL_PATIENCE);
                 container.process.kill();
+                thaw(&self.pod.engine, &container.record);
             }
         }
     }
@@ -309,6 +312,23 @@ impl PodTask {
             self.keep_or_log().await;
         }
     }
+}
+
+/// Lets a container go on that somebody has frozen: on v1 not even SIGKILL reaches it till then.
+fn thaw(engine: &Arc<Inner>, record: &ContainerRecord) {
+    let engine = Arc::clone(engine);
+    let (id, cgroup) = (record.id.clone(), record.cgroup.clone());
+    // Nothing waits for it: the container's end tells whether it has worked.
+    drop(tokio::task::spawn_blocking(move || {
+        let group = engine.group(&cgroup);
+        let thawed = group.and_then(|group| match group.is_frozen()? {
+            true => group.thaw(),
+            false => Ok(()),
+        });
+        if let Err(error) = thawed {
+            tracing::debug!(container = id, %error, "thawing");
+        }
+    }));
 }
 
 /// Answers those who wait for a container that does not end.

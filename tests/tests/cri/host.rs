@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cri_api as cri;
 use tests::process::{self, Running};
@@ -194,4 +194,41 @@ fn shim(node: &Node, container: &str) -> i32 {
     let mut shims = processes
         .filter(|(_, command)| command.contains("wherry-shim") && command.contains(container));
     shims.next().expect("the container has a shim").0
+}
+
+/// The freezer of a container's control group, with what freezes it.
+fn freezer(group: &str) -> Option<(PathBuf, &'static str)> {
+    let group = group.trim_start_matches('/');
+    let root = Path::new("/sys/fs/cgroup");
+    [
+        (
+            root.join("freezer").join(group).join("freezer.state"),
+            "FROZEN",
+        ),
+        (root.join(group).join("cgroup.freeze"), "1"),
+    ]
+    .into_iter()
+    .find(|(file, _)| file.exists())
+}
+
+/// A frozen process takes no signal, not even the one that ends all.
+#[test]
+fn a_frozen_container_can_be_stopped() {
+    let Some(node) = Node::start().unwrap() else {
+        return;
+    };
+    let sandbox = pod::sandbox(node.daemon.scratch(), "frozen");
+    let config = pod::container("frozen", &node.image, SCRIPT);
+    let pod = node.run_as(&[], &sandbox, &config).unwrap();
+    pod.wait_for_log("ready").unwrap();
+    let group = format!("{}/{}", node.daemon.scratch().cgroup(), pod.container);
+    let Some((file, word)) = freezer(&group) else {
+        return tests::skipped("the freezer controller");
+    };
+    fs::write(file, word).unwrap();
+    node.crictl
+        .ok(&["stop", "-t", "1", &pod.container])
+        .unwrap();
+    assert_eq!(node.crictl.exit_code(&pod.container).unwrap(), 137);
+    node.remove(&pod).unwrap();
 }
