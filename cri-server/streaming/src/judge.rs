@@ -12,7 +12,8 @@ use crate::wire::{Event, Wire, WireError};
 ///
 /// If a rule of this module is broken: that is what the fuzzer looks for.
 pub fn spdy(bytes: &[u8]) {
-    judge(Spdy::default, bytes);
+    let [whole, cut] = judge(Spdy::default, bytes);
+    assert_eq!(whole, cut, "packets are not to be seen in answers");
 }
 
 /// Channels in a WebSocket; the first byte chooses among the encodings.
@@ -28,7 +29,8 @@ pub fn channels(bytes: &[u8]) {
         0 => Encoding::Raw,
         _ => Encoding::Base64,
     };
-    judge(|| Channels::new(encoding, choice & 2 != 0), bytes);
+    let [whole, cut] = judge(|| Channels::new(encoding, choice & 2 != 0), bytes);
+    assert_eq!(whole, cut, "packets are not to be seen in answers");
 }
 
 /// SPDY in a WebSocket.
@@ -37,14 +39,21 @@ pub fn channels(bytes: &[u8]) {
 ///
 /// As [`spdy`].
 pub fn tunnel(bytes: &[u8]) {
-    judge(Tunnel::default, bytes);
+    // How answers are cut into messages means nothing there: two may share one.
+    let _answers = judge(Tunnel::default, bytes);
 }
 
-fn judge<W: Wire>(new: impl Fn() -> W, bytes: &[u8]) {
-    let whole = told(new(), [bytes].into_iter());
-    let cut = told(new(), bytes.chunks(1));
-    assert_eq!(whole, cut, "packets are not to be seen");
+/// Gives the answers to bytes in one packet, and in as many as there are bytes.
+fn judge<W: Wire>(new: impl Fn() -> W, bytes: &[u8]) -> [Vec<u8>; 2] {
+    let (whole, answers, ended) = told(new(), [bytes].into_iter());
+    let (cut, other_answers, other_end) = told(new(), bytes.chunks(1));
+    assert_eq!(
+        (whole, ended),
+        (cut, other_end),
+        "packets are not to be seen"
+    );
     answered(new(), bytes);
+    [answers, other_answers]
 }
 
 /// What a decoder makes of packets: events, its own answers, how it ended.
