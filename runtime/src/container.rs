@@ -132,10 +132,18 @@ impl Container {
         };
         match sys::process::pidfd_send_signal(std::os::fd::AsFd::as_fd(&handle), signal) {
             Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
-                Err(Failure::new(messages::NOT_RUNNING))
+                return Err(Failure::new(messages::NOT_RUNNING));
             }
-            result => result.attempt(|| format!("send signal {signal}")),
+            result => result.attempt(|| format!("send signal {signal}"))?,
         }
+        if signal == KILL {
+            // On v1 a frozen process gets it when it is thawed.
+            let group = self.group()?;
+            if group.is_frozen() {
+                group.thaw()?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends everything in it and waits until its first process has ended.

@@ -99,6 +99,17 @@ fn delete_force_ends_a_paused_container() {
 }
 
 #[test]
+fn a_signal_that_kills_reaches_a_paused_container() {
+    let Some(mut b) = bundle() else { return };
+    b.start_sleeping();
+    let pid = b.pid();
+    b.wrun(&["pause", &b.id]).ok();
+    b.wrun(&["kill", &b.id, "KILL"]).ok();
+    b.wait_for_end(pid);
+    assert_eq!(b.status(), "stopped");
+}
+
+#[test]
 fn kill_all_ends_processes_without_their_own_pids() {
     let Some(mut b) = bundle() else { return };
     b.spec["linux"]["namespaces"] = json!([{ "type": "mount" }]);
