@@ -5,7 +5,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -107,15 +109,22 @@ impl Kubelet {
     ///
     /// If it does not come up; its log is in the error.
     pub fn start_again(&mut self) -> Result<()> {
+        // Two that make this socket at once get in each other's way, and one of them ends.
+        let _alone = START.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = plugin_socket();
         let args: Vec<&OsStr> = self.flags.iter().map(AsRef::as_ref).collect();
         let mut running = Running::start(&self.program, &args, &self.folder.join("log"))?;
         let mut ended = None;
         let health = format!("http://127.0.0.1:{}/healthz", self.ports[2]);
         let healthy = wait::until("the kubelet to be healthy", || {
             ended = running.ended();
-            ended
-                .map(|_| ())
-                .or_else(|| self.fetch(&health).ok().map(drop))
+            if ended.is_some() {
+                return Some(());
+            }
+            if plugin_socket() == before {
+                return None;
+            }
+            self.fetch(&health).ok().map(drop)
         });
         self.running = Some(running);
         if healthy.is_err() || ended.is_some() {
@@ -298,11 +307,16 @@ impl Kubelet {
         for manifest in fs::read_dir(self.folder.join("manifests"))? {
             fs::remove_file(manifest?.path())?;
         }
-        let gone = wait::until("all pods to go", || {
-            let left = crictl.ok(&["pods", "-q"]);
+        let gone = wait::until("all pods to end", || {
+            let left = crictl.ok(&["pods", "-q", "--state", "ready"]);
             left.ok().filter(String::is_empty).map(drop)
         });
         gone.with_context(|| tail(&self.log()))?;
+        // The kubelet itself removes what has ended once a minute.
+        let ended = crictl.ok(&["pods", "-q"])?;
+        for pod in ended.split_whitespace() {
+            crictl.ok(&["rmp", "--force", pod])?;
+        }
         self.running
             .take()
             .context("the kubelet does not run")?
@@ -362,6 +376,18 @@ impl Kubelet {
             },
         )
     }
+}
+
+/// Held while one starts.
+static START: Mutex<()> = Mutex::new(());
+
+/// Every kubelet makes this socket anew, wherever else its files are.
+const PLUGIN_SOCKET: &str = "/var/lib/kubelet/device-plugins/kubelet.sock";
+
+/// What tells one socket there from the next.
+fn plugin_socket() -> Option<(u64, i64, i64)> {
+    let status = fs::metadata(PLUGIN_SOCKET).ok()?;
+    Some((status.ino(), status.ctime(), status.ctime_nsec()))
 }
 
 impl Drop for Kubelet {
