@@ -8,6 +8,7 @@
 //! to anybody before both digests and the length are what was promised; see `store::layers`.
 
 pub(crate) mod decode;
+pub(crate) mod dir;
 pub(crate) mod names;
 pub(crate) mod table;
 pub(crate) mod tar;
@@ -24,6 +25,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use crate::Error;
 use crate::digest::{Digest, Hasher};
 use decode::Decoder;
+use dir::DirBuilder;
 use tree::Tree;
 pub(crate) use unpack::Contents;
 use unpack::{UnpackError, unpack};
@@ -324,7 +326,8 @@ fn unpack_stream(
         ended: false,
     };
     let tree = Tree::new(target.folder, target.trash);
-    let contents = unpack(&mut stream, tree, table::Writer::new(target.table))
+    let builder = DirBuilder::new(tree, table::Writer::new(target.table));
+    let contents = unpack(&mut stream, builder)
         .map_err(unpack_error)
         .inspect_err(|error| {
             // To be said while the receiver is still there: its end is what the other thread sees.

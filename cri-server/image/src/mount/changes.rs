@@ -17,6 +17,7 @@ use tar::{Builder, EntryType, Header};
 
 use crate::Error;
 use crate::error::During;
+use crate::layer::dir::DirBuilder;
 use crate::layer::table::Writer;
 use crate::layer::tree::Tree;
 use crate::layer::unpack::unpack;
@@ -297,7 +298,8 @@ pub(super) fn apply(layer: &Path, upper: &Path, scratch: &Path, trash: &Path) ->
     let table = openat(CWD, scratch, flags, Mode::RUSR | Mode::WUSR)
         .during(|| format!("making a file in {}", scratch.display()))?;
     let tree = Tree::new(root, trash.to_owned());
-    let unpacked = unpack(BufReader::new(file), tree, Writer::new(table.into()));
+    let builder = DirBuilder::new(tree, Writer::new(table.into()));
+    let unpacked = unpack(BufReader::new(file), builder);
     unpacked
         .map(drop)
         .map_err(|error| Error::Corrupt(format!("changed files of a container: {error}")))

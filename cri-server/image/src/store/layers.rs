@@ -404,7 +404,7 @@ impl Staging {
                 .filter_map(|p| String::from_utf8(p).ok())
                 .collect(),
             opaque: contents.opaque,
-            table: Some(contents.table),
+            table: Some(contents.sum),
         };
         let file = self.path.join("layer.json");
         let text = serde_json::to_vec(&facts).expect("plain data can always be written as JSON");
