@@ -136,6 +136,7 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
             image: image::Config {
                 root: root.join("images"),
                 registry_config,
+                layer_form: layer_form(file.images.layer_form.as_deref())?,
             },
             network: settle_network(file.network, &root, &state)?,
             boot_id: boot_id(&flags.boot_id_file)?,
@@ -148,6 +149,19 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
         },
         containerd,
     })
+}
+
+/// What layers become on disk.
+fn layer_form(name: Option<&str>) -> Result<image::LayerForm, Error> {
+    match name {
+        None | Some("auto") => Ok(image::LayerForm::Auto),
+        Some("dir") => Ok(image::LayerForm::Dir),
+        Some("erofs") => Ok(image::LayerForm::Erofs),
+        Some(other) => Err(refuse(
+            "images.layer_form",
+            format!("{other:?} is none of auto, dir, erofs"),
+        )),
+    }
 }
 
 /// Who makes control groups; nothing if the node is to decide.
@@ -492,6 +506,8 @@ mod tests {
             default_runtime = "runc"
             [runtimes.runc]
             path = "@/runc"
+            [images]
+            layer_form = "erofs"
             [network]
             mode = "cni"
             bridge = "b0"
@@ -511,6 +527,7 @@ mod tests {
         assert_eq!(engine.default_runtime, "runc");
         assert_eq!(engine.runtimes.len(), 2);
         assert_eq!(engine.image.registry_config, Path::new("/c"));
+        assert_eq!(engine.image.layer_form, image::LayerForm::Erofs);
         assert_eq!(engine.network.mode, network::Mode::Cni);
         assert_eq!(engine.network.bridge, "b0");
         assert_eq!(engine.network.cni_bin_dirs.len(), 2);
@@ -551,6 +568,10 @@ mod tests {
         let cases = [
             ("root = 7", "root: a string is wanted, not an integer"),
             ("root =", "is not TOML"),
+            (
+                "[images]\nlayer_form = \"tar\"",
+                "images.layer_form: \"tar\" is none of auto, dir, erofs",
+            ),
             ("root = \"here\"", "root: \"here\" is not an absolute path"),
             ("root = \"/a\"\nstate = \"/a/b\"", "must lie apart"),
             (

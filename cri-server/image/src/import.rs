@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::archive::Archive;
 use crate::digest::Digest;
 use crate::flight::Cancelled;
-use crate::layer::{Promise, build};
+use crate::layer::{Form, Promise, build};
 use crate::manifest::{Descriptor, Document, Manifest, parse_config};
 use crate::pull::{choose, show};
 use crate::reference::Reference;
@@ -96,9 +96,13 @@ fn unpack(store: &Arc<Store>, archive: &Archive, image: &Found) -> Result<Vec<Ar
             leases.push(Arc::new(lease));
             continue;
         }
-        let staging = store.layers.stage()?;
-        let contents = build(archive.required(name)?, promise, staging.target()?)?;
-        leases.push(Arc::new(staging.publish(&promise.diff_id, contents)?));
+        let mut staging = store.layers.stage(store.layers.form())?;
+        let mut built = build(archive.required(name)?, promise, staging.target()?);
+        if built.is_err() && staging.is_unfit() {
+            staging = store.layers.stage(Form::Dir)?;
+            built = build(archive.required(name)?, promise, staging.target()?);
+        }
+        leases.push(Arc::new(staging.publish(&promise.diff_id, built?)?));
     }
     Ok(leases)
 }

@@ -18,6 +18,7 @@
 //! | `lock` | [`Store::open`] | held locked by the one daemon that uses the store | - |
 //! | `images/<hex>.json` | pull, import, remove | one image: names, layers, manifest and configuration as received; `<hex>` is its id; renamed into place, synced with its layers | all |
 //! | `layers/<algorithm>/<hex>/fs` | pull, import | the unpacked layer whose tar has that digest; never changed | all |
+//! | `layers/<algorithm>/<hex>/image.erofs` | pull, import | in the place of `fs` and `table`: the same as the image of a file system | all |
 //! | `layers/<algorithm>/<hex>/layer.json` | pull, import | its size, and what the mount has to know | all |
 //! | `layers/<algorithm>/<hex>/table` | pull, import | what it holds, file by file, with sums | all |
 //! | `layers/<algorithm>/<hex>/provisional` | pull, import | the boot in which it was made; gone once all of it is on disk | all |
@@ -97,6 +98,20 @@ pub struct Config {
     /// `registries.conf.d`; containers-registries.conf(5)) for registries without a folder, and
     /// `credentials.json` (the form of Docker's `config.json`) for pulls that bring no credentials.
     pub registry_config: PathBuf,
+    /// What layers become that are unpacked from now on; those that are there stay as they are.
+    pub layer_form: LayerForm,
+}
+
+/// What a layer becomes on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayerForm {
+    /// What does best where it can be had.
+    #[default]
+    Auto,
+    /// Files in a folder. Can be had everywhere.
+    Dir,
+    /// One file, the image of an EROFS file system. Needs a kernel that mounts it from the file.
+    Erofs,
 }
 
 /// The image store of one daemon.
@@ -219,7 +234,7 @@ impl Store {
         let root = config.root.clone();
         let lock = lock_root(&root)?;
         let trash = Arc::new(Trash::open(root.join("trash"))?);
-        let layers = Layers::open(&root, Arc::clone(&trash), boot)?;
+        let layers = Layers::open(&root, Arc::clone(&trash), boot, config.layer_form)?;
         let catalog = Catalog::open(&root, Arc::clone(&layers))?;
         let uppers = Uppers::open(&root, Arc::clone(&layers), trash)?;
         layers.drop_unheld();

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::digest::Digest;
 use crate::flight::{Cancelled, blocking};
-use crate::layer::{Promise, build};
+use crate::layer::{Form, Promise, build};
 use crate::manifest::{Descriptor, Document, Manifest, parse_config};
 use crate::progress::{self, Counter};
 use crate::reference::Reference;
@@ -241,39 +241,61 @@ async fn fetch_layer(
     repository: Arc<Repository>,
     wanted: Wanted,
 ) -> Result<Arc<Lease>, Error> {
-    let Wanted {
-        layer,
-        diff_id,
-        counter,
-    } = wanted;
     let closed = |_| Error::Other("the store is closed".into());
     let _slot = store.slots.acquire().await.map_err(closed)?;
-    if let Some(lease) = store.layers.lease(&diff_id) {
+    if let Some(lease) = store.layers.lease(&wanted.diff_id) {
         return Ok(Arc::new(lease));
     }
+    let fetched = match fetch_as(&store, &repository, &wanted, store.layers.form()).await? {
+        Fetched::Unfit => fetch_as(&store, &repository, &wanted, Form::Dir).await?,
+        fetched => fetched,
+    };
+    match fetched {
+        Fetched::Layer(lease) => Ok(Arc::new(lease)),
+        Fetched::Unfit => Err(Error::Other("a layer does not fit into a folder".into())),
+    }
+}
+
+/// How a fetch ended that did not fail.
+enum Fetched {
+    Layer(Lease),
+    /// It has to be fetched again, in another form.
+    Unfit,
+}
+
+/// Fetches a layer and gives it this form.
+async fn fetch_as(
+    store: &Store,
+    repository: &Repository,
+    wanted: &Wanted,
+    form: Form,
+) -> Result<Fetched, Error> {
     let (sender, receiver) = mpsc::channel(MAX_WAITING_PARTS);
     let layers = Arc::clone(&store.layers);
     let promise = Promise {
-        sent: Some((layer.digest.clone(), layer.size)),
-        diff_id,
+        sent: Some((wanted.layer.digest.clone(), wanted.layer.size)),
+        diff_id: wanted.diff_id.clone(),
     };
     let unpack = blocking(move || {
-        let staging = layers.stage()?;
-        let contents = build(
-            Parts {
-                receiver,
-                part: Bytes::new(),
-                room: None,
-                ended: false,
-            },
-            &promise,
-            staging.target()?,
-        )?;
-        staging.publish(&promise.diff_id, contents)
+        let staging = layers.stage(form)?;
+        let parts = Parts {
+            receiver,
+            part: Bytes::new(),
+            room: None,
+            ended: false,
+        };
+        match build(parts, &promise, staging.target()?) {
+            Ok(contents) => staging
+                .publish(&promise.diff_id, contents)
+                .map(Fetched::Layer),
+            Err(_) if staging.is_unfit() => Ok(Fetched::Unfit),
+            Err(error) => Err(error),
+        }
     });
     // What goes wrong on the way is sent along, so the unpacking tells it.
-    let ((), unpacked) = tokio::join!(feed(&repository, &layer, &sender, &counter), unpack);
-    unpacked.map(Arc::new)
+    let fed = feed(repository, &wanted.layer, &sender, &wanted.counter);
+    let ((), unpacked) = tokio::join!(fed, unpack);
+    unpacked
 }
 
 /// A part of a layer as it is sent.

@@ -18,11 +18,18 @@ pub(super) struct File {
     pub(super) cgroup_driver: Option<String>,
     pub(super) cdi_spec_dirs: Option<Vec<String>>,
     pub(super) runtimes: BTreeMap<String, String>,
+    pub(super) images: ImagesFile,
     pub(super) network: NetworkFile,
     pub(super) streaming: StreamingFile,
     pub(super) containerd: Option<String>,
     pub(super) limits: LimitsFile,
     pub(super) log_level: Option<String>,
+}
+
+/// Its table `[images]`.
+#[derive(Debug, Default)]
+pub(super) struct ImagesFile {
+    pub(super) layer_form: Option<String>,
 }
 
 /// Its table `[network]`.
@@ -63,6 +70,7 @@ impl File {
             cgroup_driver: top.string("cgroup_driver")?,
             cdi_spec_dirs: top.strings("cdi_spec_dirs")?,
             runtimes: runtimes(top.section("runtimes")?)?,
+            images: ImagesFile::parse(top.section("images")?)?,
             network: NetworkFile::parse(top.section("network")?)?,
             streaming: StreamingFile::parse(top.section("streaming")?)?,
             containerd: containerd(top.section("containerd")?)?,
@@ -71,6 +79,16 @@ impl File {
         };
         top.finish()?;
         Ok(file)
+    }
+}
+
+impl ImagesFile {
+    fn parse(mut section: Section) -> Result<Self, KeyError> {
+        let images = Self {
+            layer_form: section.string("layer_form")?,
+        };
+        section.finish()?;
+        Ok(images)
     }
 }
 

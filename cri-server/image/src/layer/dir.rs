@@ -226,7 +226,10 @@ impl Builder for DirBuilder {
     fn finish(mut self) -> Result<Contents, UnpackError> {
         let implicit: Vec<Vec<u8>> = self.tree.implicit().iter().cloned().collect();
         let made_up = implicit.iter().map(|path| (path.clone(), (0, 0)));
-        for (path, mtime) in made_up.chain(std::mem::take(&mut self.folder_times)) {
+        let mut described = std::mem::take(&mut self.folder_times);
+        // Of one that was replaced, and then made up anew.
+        described.retain(|path, _| !self.tree.implicit().contains(path));
+        for (path, mtime) in made_up.chain(described) {
             let name = || String::from_utf8_lossy(&path).into_owned();
             self.tree
                 .set_folder_time(&path, mtime)

@@ -1,7 +1,7 @@
-//! From a layer as it is sent to a folder that can be mounted: one pass, bounded memory.
+//! From a layer as it is sent to what can be mounted: one pass, bounded memory.
 //!
 //! ```text
-//! source -> sha256, length -> inflate | 4 buffers | sha256 -> tar -> files in a staging folder
+//! source -> sha256, length -> inflate | 4 buffers | sha256 -> tar -> files, or an image, in staging
 //! ```
 //!
 //! Two threads a layer: what is left of the bar runs beside what is right of it. Nothing is shown
@@ -9,6 +9,7 @@
 
 pub(crate) mod decode;
 pub(crate) mod dir;
+pub(crate) mod erofs;
 pub(crate) mod names;
 pub(crate) mod table;
 pub(crate) mod tar;
@@ -19,13 +20,18 @@ use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::Error;
 use crate::digest::{Digest, Hasher};
+use crate::error::During;
+use serde::{Deserialize, Serialize};
+
 use decode::Decoder;
 use dir::DirBuilder;
+use erofs::ErofsBuilder;
 use tree::Tree;
 pub(crate) use unpack::Contents;
 use unpack::{UnpackError, unpack};
@@ -47,15 +53,43 @@ pub(crate) struct Promise {
     pub(crate) diff_id: Digest,
 }
 
-/// A folder to unpack into, and where to move what gets in the way.
+/// What a layer becomes on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Form {
+    /// Files in a folder.
+    #[default]
+    Dir,
+    /// The image of a file system.
+    Erofs,
+}
+
+impl Form {
+    /// Whether it is the one that a record need not name.
+    pub(crate) fn is_dir(&self) -> bool {
+        *self == Self::Dir
+    }
+}
+
+/// What to unpack into: there is one for each [`Form`].
 #[derive(Debug)]
-pub(crate) struct Target {
-    /// The folder; empty.
-    pub(crate) folder: OwnedFd,
-    /// Another one on the same file system.
-    pub(crate) trash: PathBuf,
-    /// Where it is written what the layer holds.
-    pub(crate) table: File,
+pub(crate) enum Target {
+    /// Files in a folder.
+    Dir {
+        /// The folder; empty.
+        folder: OwnedFd,
+        /// Where to move what gets in the way: another one on the same file system.
+        trash: PathBuf,
+        /// Where it is written what the layer holds.
+        table: File,
+    },
+    /// The image of a file system.
+    Erofs {
+        /// The file; empty.
+        file: File,
+        /// Set if the layer fails for having more names than go into one.
+        too_many: Arc<AtomicBool>,
+    },
 }
 
 /// Unpacks a layer, and answers with what it holds if it is what was promised.
@@ -325,14 +359,10 @@ fn unpack_stream(
         hasher,
         ended: false,
     };
-    let tree = Tree::new(target.folder, target.trash);
-    let builder = DirBuilder::new(tree, table::Writer::new(target.table));
-    let contents = unpack(&mut stream, builder)
-        .map_err(unpack_error)
-        .inspect_err(|error| {
-            // To be said while the receiver is still there: its end is what the other thread sees.
-            hopeless.store(!matches!(error, Error::Corrupt(_)), Ordering::SeqCst);
-        })?;
+    let contents = unpack_into(&mut stream, target).inspect_err(|error| {
+        // To be said while the receiver is still there: its end is what the other thread sees.
+        hopeless.store(!matches!(error, Error::Corrupt(_)), Ordering::SeqCst);
+    })?;
     let found = stream.hasher.finish();
     if found != promise.diff_id {
         return Err(Error::Corrupt(format!(
@@ -340,6 +370,24 @@ fn unpack_stream(
         )));
     }
     Ok(contents)
+}
+
+fn unpack_into(stream: &mut Stream, target: Target) -> Result<Contents, Error> {
+    let unpacked = match target {
+        Target::Dir {
+            folder,
+            trash,
+            table,
+        } => {
+            let tree = Tree::new(folder, trash);
+            unpack(stream, DirBuilder::new(tree, table::Writer::new(table)))
+        }
+        Target::Erofs { file, too_many } => {
+            let builder = ErofsBuilder::new(file, too_many);
+            unpack(stream, builder.during(|| "beginning an image")?)
+        }
+    };
+    unpacked.map_err(unpack_error)
 }
 
 fn unpack_error(error: UnpackError) -> Error {

@@ -16,7 +16,7 @@ fn unpack_into(tar: &[u8], folder: &Path) -> Result<Contents, Error> {
     std::fs::create_dir_all(&tree).unwrap();
     std::fs::create_dir_all(&trash).unwrap();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let target = Target {
+    let target = Target::Dir {
         folder: openat(CWD, &tree, flags, Mode::empty()).unwrap(),
         table: tempfile::tempfile().unwrap(),
         trash,
@@ -309,7 +309,7 @@ fn a_tar_that_is_not_the_promised_one_is_refused() {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let check = |promise: Promise, reason: &str| {
         let folder = openat(CWD, temp.path(), flags, Mode::empty()).unwrap();
-        let target = Target {
+        let target = Target::Dir {
             folder,
             table: tempfile::tempfile().unwrap(),
             trash: temp.path().to_path_buf(),

@@ -318,19 +318,38 @@ pub(crate) fn set_attributes(file: &OwnedFd, attributes: &Attributes) -> Result<
     )
 }
 
-/// Sets extended attributes, of which only those that images are meant to carry are kept: marks of
-/// the overlay file system in particular must never come from outside.
+/// Whether an extended attribute is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// It has to be.
+    Yes,
+    /// Where the file system can: nothing depends on it.
+    Optional,
+    /// It is not.
+    No,
+}
+
+/// Only those are kept that images are meant to carry: marks of the overlay file system in
+/// particular must never come from outside.
+pub(crate) fn wanted(name: &[u8]) -> Wanted {
+    match name {
+        b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => {
+            Wanted::Yes
+        }
+        _ if name.starts_with(b"user.overlay.") => Wanted::No,
+        _ if name.starts_with(b"user.") => Wanted::Optional,
+        _ => Wanted::No,
+    }
+}
+
+/// Sets those extended attributes that are kept.
 pub(crate) fn set_xattrs(file: &OwnedFd, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
     for (name, value) in xattrs {
-        let optional = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
-        let wanted = optional
-            || matches!(
-                &name[..],
-                b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default"
-            );
-        if !wanted {
+        let wanted = wanted(name);
+        if wanted == Wanted::No {
             continue;
         }
+        let optional = wanted == Wanted::Optional;
         match fsetxattr(file, &name[..], value, XattrFlags::empty()) {
             // Not every file system keeps these, and nothing depends on them.
             Err(Errno::NOTSUP | Errno::PERM) if optional => {}

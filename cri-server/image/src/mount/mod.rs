@@ -6,6 +6,7 @@
 //! overlayfs.rst, "Volatile mount").
 
 mod changes;
+mod file;
 mod ids;
 mod looks;
 
@@ -27,12 +28,14 @@ use rustix::mount::{
 use serde::{Deserialize, Serialize};
 
 pub use self::changes::Changes;
+pub(crate) use self::file::mount_image;
 pub use self::ids::IdMap;
 use self::ids::Mapped;
 use crate::Error;
 use crate::digest::Digest;
 use crate::error::During;
 use crate::store::layers::{Layers, children};
+use crate::store::lower::Lower;
 use crate::store::trash::Trash;
 
 /// Form of `record.json`.
@@ -160,7 +163,7 @@ impl Uppers {
         changes: Option<&Changes>,
     ) -> Result<Stack, Error> {
         let folder = self.folder.join(container);
-        let stack = self.stack(&record.layers, &folder);
+        let stack = self.stack(&record.layers, &folder)?;
         for path in [&folder, &stack.upper, &stack.work] {
             DirBuilder::new()
                 .mode(0o755)
@@ -179,31 +182,31 @@ impl Uppers {
     }
 
     /// Which folders lie on each other, the top first.
-    fn stack(&self, layers: &[Digest], folder: &Path) -> Stack {
+    fn stack(&self, layers: &[Digest], folder: &Path) -> Result<Stack, Error> {
         let mut seen = HashSet::new();
         let mut lowers = Vec::new();
         // A layer that comes twice counts where it is on top: all that is in it is seen from there.
         for id in layers.iter().rev().filter(|id| seen.insert(*id)) {
-            lowers.push(self.layers.tree(id));
+            lowers.push(self.layers.tree(id)?);
             if self.layers.facts(id).is_some_and(|facts| facts.opaque) {
                 break;
             }
         }
         if lowers.is_empty() {
-            lowers.push(self.empty.clone());
+            lowers.push(Lower::folder(self.empty.clone()));
         }
-        Stack {
+        Ok(Stack {
             lowers,
             upper: folder.join("upper"),
             work: folder.join("work"),
-        }
+        })
     }
 
     /// Whether layers can be mounted with ids as a user namespace maps them: two folders of ours are
     /// tried, and mounted nowhere. Blocks.
     pub(crate) fn try_ids(&self, ids: &IdMap) -> Result<(), Error> {
         // Without a writable folder there have to be two.
-        let lowers = [self.empty.clone(), self.folder.clone()];
+        let lowers = [&self.empty, &self.folder].map(|path| Lower::folder(path.clone()));
         let look = Look {
             ids: Some(ids),
             label: None,
@@ -259,7 +262,7 @@ impl Uppers {
 /// Folders to be mounted over each other.
 struct Stack {
     /// The top first.
-    lowers: Vec<PathBuf>,
+    lowers: Vec<Lower>,
     upper: PathBuf,
     work: PathBuf,
 }
@@ -287,39 +290,51 @@ pub(crate) struct Look<'a> {
 }
 
 /// Folders over each other, the top first, mounted nowhere yet.
-fn overlay(
-    lowers: &[PathBuf],
+pub(crate) fn overlay(
+    lowers: &[Lower],
     writable: &[(&'static str, &Path)],
     look: Look<'_>,
 ) -> Result<OwnedFd, Error> {
-    let mapped = look.ids.map(|ids| Mapped::of(lowers, ids)).transpose()?;
-    let lowers = mapped.as_ref().map_or(lowers, |mapped| mapped.paths());
+    let paths: Vec<PathBuf> = lowers.iter().map(|lower| lower.path().into()).collect();
+    let mapped = look.ids.map(|ids| Mapped::of(&paths, ids)).transpose()?;
+    let paths = mapped.as_ref().map_or(&paths[..], |mapped| mapped.paths());
     let context =
         fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(|| "asking for overlayfs")?;
     let mut open = Vec::new();
     let mut set = |key: &'static str, path: &Path| {
         let value = option(path, &mut open)?;
-        fsconfig_set_string(context.as_fd(), key, value.as_os_str())
-            .map_err(|errno| explain(&context, errno, &format!("{key}={}", path.display())))
+        fsconfig_set_string(context.as_fd(), key, value.as_os_str()).map_err(|errno| {
+            explain(
+                &context,
+                errno,
+                &format!("overlayfs: {key}={}", path.display()),
+            )
+        })
     };
-    for lower in lowers {
-        set("lowerdir+", lower)?;
+    for path in paths {
+        set("lowerdir+", path)?;
     }
     for (key, folder) in writable {
         set(key, folder)?;
     }
     fsconfig_set_string(context.as_fd(), "source", "overlay")
         .during(|| "naming the file system")?;
+    // Files of several file systems would else be of several devices, and change their inode when
+    // they are written to (kernel documentation, overlayfs.rst, "Inode properties").
+    if lowers.iter().any(Lower::is_mount) {
+        fsconfig_set_string(context.as_fd(), "xino", "on")
+            .map_err(|errno| explain(&context, errno, "overlayfs: xino"))?;
+    }
     if let Some(label) = look.label {
         fsconfig_set_string(context.as_fd(), "context", label)
-            .map_err(|errno| explain(&context, errno, &format!("context={label}")))?;
+            .map_err(|errno| explain(&context, errno, &format!("overlayfs: context={label}")))?;
     }
     if !writable.is_empty() {
         fsconfig_set_flag(context.as_fd(), "volatile")
-            .map_err(|errno| explain(&context, errno, "volatile"))?;
+            .map_err(|errno| explain(&context, errno, "overlayfs: volatile"))?;
     }
     fsconfig_create(context.as_fd())
-        .map_err(|errno| explain(&context, errno, "creating the file system"))?;
+        .map_err(|errno| explain(&context, errno, "overlayfs: creating the file system"))?;
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
     fsmount(context.as_fd(), flags, MountAttrFlags::empty()).during(|| "mounting overlayfs")
 }
@@ -342,12 +357,12 @@ fn explain(context: &OwnedFd, errno: Errno, what: &str) -> Error {
     let mut words = [0; 512];
     let told = rustix::io::read(context, &mut words).unwrap_or(0);
     let told = String::from_utf8_lossy(&words[..told]).trim().to_owned();
-    let hint = if errno == Errno::INVAL && what.starts_with("lowerdir+") {
+    let hint = if errno == Errno::INVAL && what.starts_with("overlayfs: lowerdir+") {
         " (Linux 6.8 is needed, for mapped ids Linux 6.14)"
     } else {
         ""
     };
-    Error::io(format!("overlayfs: {what}{hint}: {told}"), &errno.into())
+    Error::io(format!("{what}{hint}: {told}"), &errno.into())
 }
 
 /// Detached, not waited for: who still has something open there must not hold us up.

@@ -1,7 +1,7 @@
 //! Layers on disk, and who needs them.
 //!
-//! A layer is a folder named by the digest of its tar, with the unpacked tree in `fs` and what was
-//! learnt while unpacking in `layer.json`. It is made in `staging` and comes here by one rename, so
+//! A layer is a folder named by the digest of its tar, with the unpacked tree in `fs` or as an image
+//! in `image.erofs`, and what was learnt while unpacking in `layer.json`. It is made in `staging` and comes here by one rename, so
 //! that it is never seen half made. It stays while anything holds it: an image, a container, a
 //! pull. The last to let go moves it to the trash. The counts live in memory and are rebuilt from
 //! the records of images and containers at each start.
@@ -10,18 +10,19 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use serde::{Deserialize, Serialize};
 
+use super::lower::{Lower, Mounts};
 use super::trash::Trash;
 use crate::digest::Digest;
 use crate::error::During;
-use crate::layer::{Contents, Target, table};
-use crate::{Error, Usage};
+use crate::layer::{Contents, Form, Target, erofs, table};
+use crate::{Error, LayerForm, Usage};
 
 /// Form of `layer.json`.
 const VERSION: u32 = 1;
@@ -41,11 +42,18 @@ pub(crate) struct Facts {
     pub(crate) implicit: Vec<String>,
     /// Whether nothing of the layers below is to be seen.
     pub(crate) opaque: bool,
-    /// Sum of the table beside it; layers of earlier versions have none.
+    /// Sum of the table beside it, or of the image; layers of earlier versions have none.
     #[serde(default)]
     pub(crate) table: Option<u32>,
+    /// What it is on disk.
+    #[serde(default, skip_serializing_if = "Form::is_dir")]
+    pub(crate) form: Form,
 }
 
+/// The tree.
+const TREE: &str = "fs";
+/// In its place: an image of it.
+const IMAGE: &str = "image.erofs";
 /// Beside the tree: what it holds.
 const TABLE: &str = "table";
 /// Beside the tree as long as it is not known to be on disk: the boot in which it was made.
@@ -68,16 +76,27 @@ pub(crate) struct Layers {
     /// Which boot of the machine this is.
     boot: String,
     sync: SyncSender<()>,
+    /// What new layers become.
+    form: Form,
+    mounts: Mounts,
 }
 
 impl Layers {
     /// Finds the layers that are there. What is not whole goes to the trash; so does all of
     /// `staging`. Nobody holds them yet: see [`Layers::drop_unheld`].
-    pub(crate) fn open(root: &Path, trash: Arc<Trash>, boot: &str) -> Result<Arc<Self>, Error> {
+    pub(crate) fn open(
+        root: &Path,
+        trash: Arc<Trash>,
+        boot: &str,
+        form: LayerForm,
+    ) -> Result<Arc<Self>, Error> {
         let (sync, woken) = sync_channel(1);
+        let (form, mounts) = Mounts::open(root, form)?;
         let layers = Self {
             boot: boot.to_owned(),
             sync,
+            form,
+            mounts,
             folder: root.join("layers"),
             staging: root.join("staging"),
             trash,
@@ -130,7 +149,7 @@ impl Layers {
         let Some(facts) = self.facts(id) else {
             return Ok(true);
         };
-        compare_with_table(&self.path(id), &facts)
+        compare(&self.path(id), &facts)
     }
 
     /// After another boot a layer that was not known to be on disk has to be looked at.
@@ -142,7 +161,7 @@ impl Layers {
         if boot == self.boot {
             return true;
         }
-        match compare_with_table(layer, facts) {
+        match compare(layer, facts) {
             Ok(known) => known,
             Err(reason) => {
                 let id = &facts.diff_id;
@@ -157,7 +176,7 @@ impl Layers {
         let facts = facts.and_then(|bytes| serde_json::from_slice::<Facts>(&bytes).ok());
         let usable = |facts: &Facts| {
             let right = facts.version == VERSION && self.path(&facts.diff_id) == layer;
-            right && self.survived(layer, facts)
+            right && self.mounts.can_mount(facts) && self.survived(layer, facts)
         };
         match facts.filter(usable) {
             Some(facts) => {
@@ -191,9 +210,23 @@ impl Layers {
         }
     }
 
-    /// The unpacked tree of a layer.
-    pub(crate) fn tree(&self, id: &Digest) -> PathBuf {
-        self.path(id).join("fs")
+    /// The tree of a layer that is there, whatever its form.
+    pub(crate) fn tree(&self, id: &Digest) -> Result<Lower, Error> {
+        let facts = self.facts(id);
+        match facts.map_or(Form::Dir, |facts| facts.form) {
+            Form::Dir => Ok(Lower::folder(self.path(id).join(TREE))),
+            Form::Erofs => self.mounts.lower(id, &self.path(id).join(IMAGE)),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mounts_kept(&self) -> usize {
+        self.mounts.kept()
+    }
+
+    /// What new layers become.
+    pub(crate) fn form(&self) -> Form {
+        self.form
     }
 
     fn path(&self, id: &Digest) -> PathBuf {
@@ -246,6 +279,7 @@ impl Layers {
     }
 
     fn condemn(&self, id: &Digest) {
+        self.mounts.forget(id);
         if let Err(cause) = self.trash.take(&self.path(id)) {
             tracing::warn!(layer = %id, %cause, "a layer that is not needed could not be removed");
         }
@@ -264,14 +298,21 @@ impl Layers {
         &self.staging
     }
 
-    /// A new folder to unpack into.
-    pub(crate) fn stage(self: &Arc<Self>) -> Result<Staging, Error> {
+    /// A new folder to unpack into, so that the layer has this form.
+    pub(crate) fn stage(self: &Arc<Self>, form: Form) -> Result<Staging, Error> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let staging = Staging {
             layers: Arc::clone(self),
             path: self.staging.join(number.to_string()),
+            form,
+            too_many: Arc::default(),
         };
-        let tree = staging.path.join("fs");
+        let folder = &staging.path;
+        std::fs::create_dir_all(folder).during(|| format!("making {}", folder.display()))?;
+        if form == Form::Erofs {
+            return Ok(staging);
+        }
+        let tree = staging.path.join(TREE);
         std::fs::create_dir_all(&tree).during(|| format!("making {}", tree.display()))?;
         std::fs::set_permissions(&tree, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .during(|| format!("making {}", tree.display()))?;
@@ -315,20 +356,34 @@ impl Layers {
     }
 }
 
-/// Whether there is a table to compare with, or what is wrong.
-fn compare_with_table(layer: &Path, facts: &Facts) -> Result<bool, String> {
+/// Whether there is something to compare a layer with, or what is wrong.
+fn compare(layer: &Path, facts: &Facts) -> Result<bool, String> {
     let Some(sum) = facts.table else {
         return Ok(false);
     };
-    table::compare(&layer.join("fs"), &layer.join(TABLE), sum).map(|()| true)
+    match facts.form {
+        Form::Dir => table::compare(&layer.join(TREE), &layer.join(TABLE), sum)?,
+        Form::Erofs => compare_image(&layer.join(IMAGE), sum)?,
+    }
+    Ok(true)
+}
+
+fn compare_image(image: &Path, sum: u32) -> Result<(), String> {
+    let found = File::open(image).and_then(|image| erofs::sum(&image));
+    match found {
+        Ok(found) if found == sum => Ok(()),
+        Ok(_) => Err("its image has another content".into()),
+        Err(cause) => Err(format!("its image: {cause}")),
+    }
 }
 
 /// Starts the thread that writes layers to disk and then takes away the marks that they are not
-/// there yet. One call serves all of them; the marks are looked for before it. The thread ends when
+/// there yet. The marks are looked for before. The thread ends when
 /// the layers are dropped.
 fn sync_when_woken(root: &Path, layers: &Arc<Layers>, woken: Receiver<()>) -> Result<(), Error> {
     let folder = File::open(root).during(|| format!("opening {}", root.display()))?;
     let layers = Arc::downgrade(layers);
+    let root = root.to_path_buf();
     let work = move || {
         while woken.recv().is_ok() {
             let marks = layers.upgrade().map(|layers| layers.provisional());
@@ -336,7 +391,7 @@ fn sync_when_woken(root: &Path, layers: &Arc<Layers>, woken: Receiver<()>) -> Re
             if marks.is_empty() {
                 continue;
             }
-            if let Err(cause) = rustix::fs::syncfs(&folder) {
+            if let Err(cause) = write_to_disk(&root, &folder, &marks) {
                 tracing::warn!(%cause, "layers could not be written to disk");
                 continue;
             }
@@ -352,6 +407,41 @@ fn sync_when_woken(root: &Path, layers: &Arc<Layers>, woken: Receiver<()>) -> Re
     thread
         .during(|| "starting the thread that writes layers to disk")
         .map(drop)
+}
+
+/// Writes marked layers to disk, with all that names them. For images that is a few files; many files
+/// are written at once, by writing all that the file system has.
+fn write_to_disk(root: &Path, folder: &File, marks: &[PathBuf]) -> std::io::Result<()> {
+    let layers = || marks.iter().filter_map(|mark| mark.parent());
+    // One that went away meanwhile needs nothing.
+    if layers().any(|layer| layer.join(TREE).exists()) {
+        return Ok(rustix::fs::syncfs(folder)?);
+    }
+    for layer in layers() {
+        let parent = layer.parent().into_iter().map(Path::to_path_buf);
+        let files = [
+            layer.join(IMAGE),
+            layer.join("layer.json"),
+            layer.to_path_buf(),
+        ];
+        files
+            .into_iter()
+            .chain(parent)
+            .try_for_each(|path| sync_file(&path))?;
+    }
+    // Which records are new is not known here; for those that are on disk there is nothing to do.
+    let records = root.join("images");
+    for record in std::fs::read_dir(&records)? {
+        sync_file(&record?.path())?;
+    }
+    sync_file(&records)
+}
+
+fn sync_file(path: &Path) -> std::io::Result<()> {
+    match File::open(path).and_then(|file| file.sync_all()) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// A layer held as long as this lives.
@@ -372,22 +462,38 @@ impl Drop for Lease {
 pub(crate) struct Staging {
     layers: Arc<Layers>,
     path: PathBuf,
+    form: Form,
+    too_many: Arc<AtomicBool>,
 }
 
 impl Staging {
     /// What a layer is unpacked into.
     pub(crate) fn target(&self) -> Result<Target, Error> {
-        let tree = self.path.join("fs");
+        if self.form == Form::Erofs {
+            let image = self.path.join(IMAGE);
+            let mut options = File::options();
+            let file = options.read(true).write(true).create_new(true).open(&image);
+            return Ok(Target::Erofs {
+                file: file.during(|| format!("making {}", image.display()))?,
+                too_many: Arc::clone(&self.too_many),
+            });
+        }
+        let tree = self.path.join(TREE);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder: OwnedFd = openat(CWD, &tree, flags, Mode::empty())
             .during(|| format!("opening {}", tree.display()))?;
         let table = self.path.join(TABLE);
         let table = File::create(&table).during(|| format!("making {}", table.display()))?;
-        Ok(Target {
+        Ok(Target::Dir {
             table,
             folder,
             trash: self.layers.trash.folder().to_path_buf(),
         })
+    }
+
+    /// Whether the layer failed only for not being fit for this form.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.too_many.load(Ordering::SeqCst)
     }
 
     /// Makes the layer visible, and holds it.
@@ -405,6 +511,7 @@ impl Staging {
                 .collect(),
             opaque: contents.opaque,
             table: Some(contents.sum),
+            form: self.form,
         };
         let file = self.path.join("layer.json");
         let text = serde_json::to_vec(&facts).expect("plain data can always be written as JSON");

@@ -5,5 +5,6 @@
 
 pub(crate) mod catalog;
 pub(crate) mod layers;
+pub(crate) mod lower;
 pub(crate) mod record;
 pub(crate) mod trash;

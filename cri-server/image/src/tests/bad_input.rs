@@ -330,6 +330,7 @@ fn a_wrong_hosts_file_and_a_store_in_use_are_refused() {
     let config = crate::Config {
         root: temp.path().join("store"),
         registry_config: temp.path().join("certs.d"),
+        layer_form: crate::LayerForm::default(),
     };
     let error = crate::Store::open(&config).unwrap_err().to_string();
     assert!(error.contains("another daemon"), "{error}");

@@ -28,6 +28,7 @@ fn open_in(root: &Path, boot: &str) -> Arc<Store> {
     let config = Config {
         root: root.join("store"),
         registry_config: root.join("certs.d"),
+        layer_form: crate::LayerForm::default(),
     };
     Store::open_in(&config, limits(), boot).unwrap()
 }
@@ -56,7 +57,7 @@ fn layers(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Waits until no layer is marked.
-async fn durable(root: &Path) {
+pub(super) async fn durable(root: &Path) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while layers(root)
         .iter()

@@ -3,6 +3,7 @@
 mod bad_input;
 mod damage;
 mod debian;
+mod forms;
 mod images;
 mod imports;
 mod mounts;
@@ -23,6 +24,7 @@ fn store_at(root: &Path) -> Arc<Store> {
     let config = Config {
         root: root.join("store"),
         registry_config: root.join("certs.d"),
+        layer_form: crate::LayerForm::default(),
     };
     Store::open_with(&config, limits()).unwrap()
 }

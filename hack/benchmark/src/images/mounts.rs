@@ -30,6 +30,7 @@ async fn mount(scratch: &Scratch, reference: &str, table: &mut Samples) -> Resul
     let config = image::Config {
         root: scratch.join("store"),
         registry_config: scratch.join("certs.d"),
+        layer_form: image::LayerForm::default(),
     };
     let store = image::Store::open(&config)?;
     let target = scratch.join("mounted");
