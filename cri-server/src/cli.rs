@@ -47,7 +47,7 @@ pub(crate) struct Flags {
 /// What to do instead of serving.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Look at and change the images of the running daemon
+    /// Look at and change images
     #[command(subcommand)]
     Images(Images),
     /// Stop everything and remove every process, link, rule, mount and file of this daemon
@@ -68,6 +68,23 @@ pub(crate) enum Images {
     Import {
         /// Where it lies
         file: PathBuf,
+    },
+    /// Write images to an archive: an OCI layout that is also one of docker
+    Export {
+        /// The archive; what is there is replaced
+        file: PathBuf,
+        /// Tags, digests or ids
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Compare all layers and records with what was received; works without a daemon, too
+    ///
+    /// Ends with 0 if all is whole (or is again), with 4 if damage is left, with 1 if that could not
+    /// be found out.
+    Fsck {
+        /// Fetch what is damaged again; remove images that cannot be had
+        #[arg(long)]
+        repair: bool,
     },
     /// Remove images with all their names
     Remove {

@@ -4,6 +4,7 @@
 //! socket is bound or a folder made. The keys are defined in [`file`].
 
 mod file;
+mod images;
 mod limits;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) log: Targets,
     /// Where exec, attach and port-forward are served.
     pub(crate) streaming: streaming::Config,
+    /// Folder of archives whose images are there from the beginning.
+    pub(crate) preload: Option<PathBuf>,
     /// The engine's part.
     pub(crate) engine: engine::Config,
 }
@@ -111,6 +114,7 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
         file.registry_config,
         "/etc/wherry/certs.d",
     )?;
+    let boot_id = boot_id(&flags.boot_id_file)?;
     let default_runtime = file.default_runtime.unwrap_or_else(|| OWN_RUNTIME.into());
     let listen_on = flags.listen.clone().or(file.listen);
     let listen_on = listen_on.unwrap_or_else(|| "unix:///run/wherry/wherryd.sock".into());
@@ -121,6 +125,7 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
     let containerd = containerd.transpose()?;
     Ok(Settings {
         listen: listen_on,
+        preload: images::preload(&file.images)?,
         streaming: settle_streaming(file.streaming)?,
         log: log_targets(file.log_level.as_deref().unwrap_or("info"))?,
         engine: engine::Config {
@@ -137,9 +142,11 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
                 root: root.join("images"),
                 registry_config,
                 layer_form: layer_form(file.images.layer_form.as_deref())?,
+                boot_id: boot_id.clone(),
+                scrub: images::scrub(&file.images)?,
             },
             network: settle_network(file.network, &root, &state)?,
-            boot_id: boot_id(&flags.boot_id_file)?,
+            boot_id,
             shim_open_files: None,
             systemd_cgroup: cgroup_driver(file.cgroup_driver.as_deref())?,
             pod_process: containerd.is_some(),

@@ -40,7 +40,7 @@ pub use rpc::judge;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             say_why(&error);
             ExitCode::FAILURE
@@ -56,7 +56,7 @@ fn say_why(error: &anyhow::Error) {
     eprintln!("wherryd: {error:#}");
 }
 
-fn run(cli: &Cli) -> Result<()> {
+fn run(cli: &Cli) -> Result<ExitCode> {
     let settings = config::load(&cli.flags, &programs()?)?;
     // A client's answer is its output and its exit code; the daemon's log is elsewhere.
     if !matches!(cli.command, Some(Command::Images(_))) {
@@ -66,11 +66,14 @@ fn run(cli: &Cli) -> Result<()> {
     let runtime = runtime().context("starting threads")?;
     let result = runtime.block_on(async {
         match &cli.command {
-            None => serve::serve(settings).await,
+            None => serve::serve(settings).await.map(|()| ExitCode::SUCCESS),
             Some(Command::Images(command)) => {
-                control::client::images(&settings.engine.state, command).await
+                Box::pin(control::client::images(&settings, command)).await
             }
-            Some(Command::Reset) => control::reset::reset(settings).await,
+            Some(Command::Reset) => {
+                let reset = control::reset::reset(settings).await;
+                reset.map(|()| ExitCode::SUCCESS)
+            }
         }
     });
     // Dropping it would wait for threads that a hung file system holds for good.

@@ -71,7 +71,8 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<()> {
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
     let streaming = streaming::Server::bind(settings.streaming).await;
     let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
-    let why = Box::pin(serve_all(&engine, &streaming, sockets)).await?;
+    let preload = settings.preload.as_deref();
+    let why = Box::pin(serve_all(&engine, &streaming, sockets, preload)).await?;
     tracing::info!(?why, "stopped");
     drop(engine);
     if why == Stop::Reset {
@@ -115,6 +116,7 @@ async fn serve_all(
     engine: &Arc<Engine>,
     streaming: &Arc<streaming::Server>,
     sockets: Sockets,
+    preload: Option<&Path>,
 ) -> Result<Stop> {
     let (stop, stopped) = watch::channel(Stop::No);
     let (drained, is_drained) = watch::channel(false);
@@ -147,11 +149,24 @@ async fn serve_all(
     tokio::select! {
         result = async { tokio::try_join!(cri, operator, cadvisor) } => { result?; }
         () = overdue(stopped.clone()) => tracing::warn!("requests still under way are cut off"),
+        never = preload_images(engine, preload) => match never {},
         never = reset_when_asked(engine, wishes, is_drained, &stop) => match never {},
         never = stop_on_signal(terminated, interrupted, &stop) => match never {},
     }
     let why = *stopped.borrow();
     Ok(why)
+}
+
+/// Reads the archives of a folder while clients are served: whoever asks for an image too early asks
+/// again, and a start that took minutes would be taken for a failed one.
+async fn preload_images(engine: &Engine, folder: Option<&Path>) -> Infallible {
+    if let Some(folder) = folder {
+        match engine.images().preload(folder).await {
+            Ok(images) => tracing::info!(?folder, images, "images of the folder are there"),
+            Err(error) => tracing::warn!(?folder, %error, "images could not be preloaded"),
+        }
+    }
+    std::future::pending().await
 }
 
 async fn serve_one(

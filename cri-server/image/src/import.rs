@@ -97,10 +97,20 @@ fn unpack(store: &Arc<Store>, archive: &Archive, image: &Found) -> Result<Vec<Ar
             continue;
         }
         let mut staging = store.layers.stage(store.layers.form())?;
-        let mut built = build(archive.required(name)?, promise, staging.target()?);
+        let mut built = build(
+            archive.required(name)?,
+            promise,
+            staging.target()?,
+            staging.notes()?,
+        );
         if built.is_err() && staging.is_unfit() {
             staging = store.layers.stage(Form::Dir)?;
-            built = build(archive.required(name)?, promise, staging.target()?);
+            built = build(
+                archive.required(name)?,
+                promise,
+                staging.target()?,
+                staging.notes()?,
+            );
         }
         leases.push(Arc::new(staging.publish(&promise.diff_id, built?)?));
     }

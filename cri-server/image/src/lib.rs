@@ -21,11 +21,16 @@
 //! | `layers/<algorithm>/<hex>/image.erofs` | pull, import | in the place of `fs` and `table`: the same as the image of a file system | all |
 //! | `layers/<algorithm>/<hex>/layer.json` | pull, import | its size, and what the mount has to know | all |
 //! | `layers/<algorithm>/<hex>/table` | pull, import | what it holds, file by file, with sums | all |
+//! | `layers/<algorithm>/<hex>/recipe` | pull, import | how its tar was made up of that | all |
+//! | `layers/<algorithm>/<hex>/damaged` | check, scrub | why the layer must not be used any more | until another takes its place |
 //! | `layers/<algorithm>/<hex>/provisional` | pull, import | the boot in which it was made; gone once all of it is on disk | all |
 //! | `staging/<number>` | pull, import | a layer being unpacked, in the form of the above | nothing: emptied at open |
 //! | `uppers/<container>/{upper,work}` | mount | what the container writes, and overlayfs' own folder | a restart of the daemon |
 //! | `uppers/<container>/record.json` | mount | its layers, lowest first, and where it is mounted | as above |
 //! | `empty` | [`Store::open`] | what lies under the writable layer of an image without layers | all |
+//! | `quarantine/<boot>/<hex>-<number>` | repair | a damaged layer whose place another has taken, as long as containers may have it mounted | the boot |
+//! | `preloaded.json` | preload | which archives were read, and what they held | all |
+//! | `scrubbed` | scrub | its time says when all layers were last looked at | all |
 //! | `trash/*` | all | on its way to deletion | nothing: emptied at open |
 //!
 //! A record is used only if all of its layers are there; otherwise it is removed and the image
@@ -47,8 +52,10 @@
 //! a second truth beside the folders. A broken record costs one image, which is pulled again.
 
 mod archive;
+mod check;
 mod digest;
 mod error;
+mod export;
 mod flight;
 mod import;
 pub mod judge;
@@ -56,10 +63,13 @@ mod layer;
 mod manifest;
 mod mount;
 mod platform;
+mod preload;
 mod progress;
 mod pull;
 mod reference;
 mod registry;
+mod room;
+mod scrub;
 mod store;
 mod usage;
 
@@ -67,9 +77,11 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+pub use check::{Checked, Finding, Outcome, Subject};
 use digest::Digest;
 use error::During;
 pub use error::Error;
@@ -81,13 +93,11 @@ use progress::Progress;
 pub use progress::{LayerProgress, PullProgress};
 use reference::Reference;
 use registry::{Limits, Registry};
+pub use scrub::Scrub;
 use store::catalog::Catalog;
 use store::layers::{Layers, Lease};
 use store::trash::Trash;
 use usage::Measured;
-
-/// Names the boot of the machine (random(4)).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Where the store lies and how registries are reached.
 #[derive(Clone, Debug)]
@@ -100,6 +110,25 @@ pub struct Config {
     pub registry_config: PathBuf,
     /// What layers become that are unpacked from now on; those that are there stay as they are.
     pub layer_form: LayerForm,
+    /// Name of the present boot of the machine (random(4), `boot_id`): what was not known to be on
+    /// disk under another one is looked at before it is used.
+    pub boot_id: String,
+    /// How layers are looked at in the background, if they are. Needs a runtime of tokio.
+    pub scrub: Option<Scrub>,
+}
+
+impl Config {
+    /// A store with nothing in the background.
+    #[must_use]
+    pub fn new(root: PathBuf, registry_config: PathBuf, boot_id: String) -> Self {
+        Self {
+            root,
+            registry_config,
+            layer_form: LayerForm::default(),
+            boot_id,
+            scrub: None,
+        }
+    }
 }
 
 /// What a layer becomes on disk.
@@ -126,6 +155,8 @@ pub struct Store {
     measured: Measured,
     registry: Arc<Registry>,
     platform: Platform,
+    /// How long a pull goes on that nobody waits for.
+    grace: Duration,
     /// Pulls under way, by name and by who asks.
     pulls: Flights<(String, String), String>,
     /// Layers under way, by the digests of their tar and of what is sent.
@@ -134,6 +165,8 @@ pub struct Store {
     progress: Progress,
     /// Bounds how many layers are unpacked at the same time.
     slots: Semaphore,
+    /// Ends the look at layers in the background.
+    _scrubbing: scrub::Alive,
 }
 
 /// Credentials for a registry, as a client gave them. Empty strings are not given.
@@ -174,28 +207,6 @@ pub struct Image {
     pub pinned: bool,
 }
 
-/// What a look at all layers found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// How many layers are as they were unpacked.
-    pub whole: usize,
-    /// How many cannot be judged: they were unpacked by a version that wrote no tables.
-    pub unknown: usize,
-    /// The others.
-    pub damaged: Vec<Damaged>,
-}
-
-/// A layer that is not as it was unpacked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damaged {
-    /// Digest of its tar.
-    pub layer: String,
-    /// The first difference.
-    pub reason: String,
-    /// Ids of the images that it is a part of; removed and pulled again, they are whole.
-    pub images: Vec<String>,
-}
-
 /// How much of a file system is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -203,6 +214,17 @@ pub struct Usage {
     pub bytes: u64,
     /// Inodes.
     pub inodes: u64,
+}
+
+impl Usage {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            inodes: self.inodes + other.inodes,
+        }
+    }
 }
 
 impl std::fmt::Debug for Credentials {
@@ -224,21 +246,18 @@ impl Store {
     }
 
     fn open_with(config: &Config, limits: Limits) -> Result<Arc<Self>, Error> {
-        let boot = std::fs::read_to_string(BOOT_ID).during(|| format!("reading {BOOT_ID}"))?;
-        Self::open_in(config, limits, boot.trim())
-    }
-
-    /// `boot` tells one boot of the machine from another: a power cut may lie between two.
-    fn open_in(config: &Config, limits: Limits, boot: &str) -> Result<Arc<Self>, Error> {
+        let grace = limits.grace;
         let registry = Registry::new(config.registry_config.clone(), limits)?;
         let root = config.root.clone();
         let lock = lock_root(&root)?;
         let trash = Arc::new(Trash::open(root.join("trash"))?);
+        let boot = config.boot_id.trim();
         let layers = Layers::open(&root, Arc::clone(&trash), boot, config.layer_form)?;
         let catalog = Catalog::open(&root, Arc::clone(&layers))?;
         let uppers = Uppers::open(&root, Arc::clone(&layers), trash)?;
         layers.drop_unheld();
-        Ok(Arc::new(Self {
+        let (alive, stopped) = scrub::life();
+        let store = Arc::new(Self {
             root,
             _lock: lock,
             layers,
@@ -247,15 +266,22 @@ impl Store {
             measured: Measured::default(),
             registry,
             platform: Platform::host(),
+            grace,
             pulls: Flights::default(),
             layer_flights: Flights::default(),
             progress: Progress::default(),
             slots: Semaphore::new(pull::layers_at_once()),
-        }))
+            _scrubbing: alive,
+        });
+        if let Some(scrub) = config.scrub {
+            scrub::start(&store, scrub, stopped)?;
+        }
+        Ok(store)
     }
 
     /// Gets an image from its registry; answers with its id. Callers that ask for the same image at
-    /// the same time share one download. Dropping the future cancels (the last one does).
+    /// the same time share one download. When the last of them drops the future, the pull goes on for
+    /// a while, so that one who asks again joins it; then it is cancelled.
     ///
     /// # Errors
     ///
@@ -268,12 +294,19 @@ impl Store {
         let name = Reference::parse(reference)?;
         let key = (name.to_string(), registry::fingerprint(credentials));
         let (store, credentials) = (Arc::clone(self), credentials.cloned());
-        let pulled = self.pulls.join(&key, |cancelled| {
+        let pulled = self.pulls.join(&key, self.grace, |cancelled| {
             pull::pull(store, name, credentials, cancelled)
         });
         pulled
             .await
-            .map_err(|error| error.within(format!("pulling {reference}")))
+            .map_err(|error| room::told(error, &self.root).within(format!("pulling {reference}")))
+    }
+
+    /// How far the pull of a name is, if one is under way. Never waits.
+    #[must_use]
+    pub fn pull_of(&self, reference: &str) -> Option<PullProgress> {
+        let name = Reference::parse(reference).ok()?.to_string();
+        self.pulls().into_iter().find(|pull| pull.reference == name)
     }
 
     /// The pulls under way, the oldest first. Never waits.
@@ -293,6 +326,44 @@ impl Store {
         blocking(move || import::import(&store, &path))
             .await
             .map_err(|error| error.within(what))
+    }
+
+    /// Writes images to a new file at `path`, as an OCI layout that is also an archive of
+    /// `docker save`. An image asked for by its tag has that name in it, others have all of theirs.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; nothing half-made is left.
+    pub async fn export(self: &Arc<Self>, names: &[String], path: &Path) -> Result<(), Error> {
+        let mut wanted = Vec::new();
+        for name in names {
+            let entry = self.catalog.view().resolve(name).cloned();
+            let entry = entry.ok_or_else(|| Error::NotFound(name.clone()))?;
+            let leases = entry.record.layers.iter().map(|id| self.layers.lease(id));
+            let leases = leases.map(|lease| lease.map(Arc::new));
+            let leases = leases.collect::<Option<Vec<_>>>();
+            let tag = Reference::parse(name).ok().and_then(|name| name.tagged());
+            wanted.push(export::Wanted {
+                tag: tag.filter(|tag| entry.record.tags.contains(tag)),
+                _leases: leases.ok_or_else(|| Error::NotFound(format!("a layer of {name}")))?,
+                entry,
+            });
+        }
+        let (store, path) = (Arc::clone(self), path.to_path_buf());
+        let what = format!("exporting to {}", path.display());
+        blocking(move || export::export(&store, &wanted, &path))
+            .await
+            .map_err(|error| error.within(what))
+    }
+
+    /// Reads what is new among the archives in a folder, and pins their images; answers with how
+    /// many there are. An archive that cannot be read is told in the log.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be read, or the store not be written.
+    pub async fn preload(self: &Arc<Self>, folder: &Path) -> Result<usize, Error> {
+        preload::preload(self, folder).await
     }
 
     /// Finds an image by tag, digest, id or unambiguous start of an id. Never touches the disk.
@@ -329,41 +400,21 @@ impl Store {
         blocking(move || store.catalog.remove(&id)).await
     }
 
-    /// Reads all layers and compares them with what was unpacked. Takes as long as reading the
-    /// images takes; the store serves meanwhile.
+    /// Reads all layers and compares them with what was unpacked, and the records with what is
+    /// known; with `repair`, what is damaged is fetched again, or its images are removed. Takes as
+    /// long as reading the images takes; the store serves meanwhile.
     ///
     /// # Errors
     ///
     /// Only if that cannot be done at all; damage is no error but in the answer.
-    pub async fn verify(self: &Arc<Self>) -> Result<Verified, Error> {
-        let store = Arc::clone(self);
-        blocking(move || Ok(store.verify_now())).await
-    }
-
-    fn verify_now(&self) -> Verified {
-        let mut verified = Verified::default();
-        for id in self.layers.all() {
-            // Removed meanwhile, there is nothing to look at.
-            let Some(_lease) = self.layers.lease(&id) else {
-                continue;
-            };
-            match self.layers.verify(&id) {
-                Ok(true) => verified.whole += 1,
-                Ok(false) => verified.unknown += 1,
-                Err(reason) => verified.damaged.push(Damaged {
-                    images: self.catalog.view().with_layer(&id),
-                    layer: id.as_str().to_owned(),
-                    reason,
-                }),
-            }
-        }
-        verified
+    pub async fn check(self: &Arc<Self>, repair: bool) -> Result<Checked, Error> {
+        check::check(self, repair).await
     }
 
     /// What the images use. Never fails, never walks the disk.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        self.layers.usage()
+        self.layers.usage().plus(self.catalog.view().usage())
     }
 
     /// What all writable layers use (a value at most some seconds old).

@@ -2,7 +2,7 @@
 //!
 //! A layer that several pulls wait for is counted once and shown in each of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -78,6 +78,10 @@ impl Counter {
     pub(crate) fn verified(&self) {
         self.received(self.total);
         self.verified.store(true, Ordering::Relaxed);
+    }
+
+    fn left(&self) -> u64 {
+        self.total - self.received.load(Ordering::Relaxed).min(self.total)
     }
 
     fn now(&self) -> LayerProgress {
@@ -171,6 +175,27 @@ impl Pull {
         counters
     }
 
+    /// Bytes that this pull, and those that began before it and others do not share with it, still
+    /// have to receive.
+    pub(crate) fn outstanding(&self) -> (u64, u64) {
+        let state = self.progress.lock();
+        let mut seen = HashSet::new();
+        let mut left = |shown: &Shown| -> u64 {
+            let new = shown
+                .layers
+                .iter()
+                .filter(|layer| seen.insert(layer.digest.clone()));
+            new.map(|layer| layer.left()).sum()
+        };
+        let own = state.pulls.get(&self.id).map_or(0, &mut left);
+        let others = state
+            .pulls
+            .range(..self.id)
+            .map(|(_, shown)| left(shown))
+            .sum();
+        (own, others)
+    }
+
     /// Writes to the log how far it is.
     pub(crate) fn tell(&self) {
         let now = self.progress.lock().pulls.get(&self.id).map(Shown::now);
@@ -230,6 +255,7 @@ mod tests {
             .map(|p| (p.received(), p.total(), p.verified()))
             .collect();
         assert_eq!(seen, [(3, 6, 0), (3, 4, 0)]);
+        assert_eq!((one.outstanding(), two.outstanding()), ((3, 0), (1, 2)));
         first[0].verified();
         assert_eq!(progress.all()[1].verified(), 4);
         drop(one);

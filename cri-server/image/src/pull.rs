@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -20,8 +21,8 @@ use crate::progress::{self, Counter};
 use crate::reference::Reference;
 use crate::registry::{Pace, Repository, Resolved, Served, pause};
 use crate::store::layers::Lease;
-use crate::store::record::{Names, Received};
-use crate::{Credentials, Error, Store};
+use crate::store::record::{Names, Received, Record};
+use crate::{Credentials, Error, Store, room};
 
 /// How deep lists of manifests may be nested.
 const MAX_NESTING: usize = 4;
@@ -65,6 +66,12 @@ pub(crate) async fn pull(
     let config = repository.small_blob(&manifest.config).await?;
     let (_, diff_ids) = parse_config(&config, manifest.layers.len())?;
     let counters = shown.layers(&manifest.layers);
+    for (counter, diff_id) in counters.iter().zip(&diff_ids) {
+        if store.layers.facts(diff_id).is_some() {
+            counter.verified();
+        }
+    }
+    room::check(&store.root, &shown)?;
     let fetched = fetch_layers(&store, &repository, &manifest.layers, &diff_ids, counters);
     let leases = telling(&shown, fetched).await?;
     let received = Received {
@@ -77,6 +84,31 @@ pub(crate) async fn pull(
     let id = received.id.as_str().to_owned();
     blocking(move || show(&store, received, &names, &leases, &cancelled)).await?;
     Ok(id)
+}
+
+/// Fetches the layers of an image that are missing or damaged, from where the image came from.
+pub(crate) async fn restore(store: &Arc<Store>, record: &Record) -> Result<(), Error> {
+    let text = record.manifest.as_ref();
+    let text = text.ok_or_else(|| Error::Other("it came from an archive".into()))?;
+    let Document::Manifest(manifest) = Document::parse(text.as_bytes(), None)? else {
+        return Err(Error::Corrupt("its manifest is a list".into()));
+    };
+    let mut restored = Err(Error::Other("no registry is known to have it".into()));
+    for name in &record.digests {
+        let shown = store.progress.begin(name);
+        let name = Reference::parse(name)?;
+        let repository = Arc::new(store.registry.repository(&name, None).await?);
+        let counters = shown.layers(&manifest.layers);
+        let (layers, diff_ids) = (&manifest.layers, &record.layers);
+        let fetched = fetch_layers(store, &repository, layers, diff_ids, counters);
+        // The image holds its layers already; the leases are not needed.
+        restored = telling(&shown, fetched).await.map(drop);
+        if restored.is_ok() {
+            store.layers.make_durable();
+            break;
+        }
+    }
+    restored
 }
 
 /// Tells in the log how far a pull is until it has ended.
@@ -231,7 +263,7 @@ async fn layer_of(
     // Also by what is sent: a manifest that lies about a layer must not spoil it for others.
     let key = (wanted.diff_id.clone(), wanted.layer.digest.clone());
     let work = |_| fetch_layer(Arc::clone(&store), repository, wanted);
-    let lease = store.layer_flights.join(&key, work).await?;
+    let lease = store.layer_flights.join(&key, Duration::ZERO, work).await?;
     counter.verified();
     Ok(lease)
 }
@@ -284,7 +316,7 @@ async fn fetch_as(
             room: None,
             ended: false,
         };
-        match build(parts, &promise, staging.target()?) {
+        match build(parts, &promise, staging.target()?, staging.notes()?) {
             Ok(contents) => staging
                 .publish(&promise.diff_id, contents)
                 .map(Fetched::Layer),

@@ -57,10 +57,8 @@ impl Measured {
         figures
             .of
             .values()
-            .fold(Usage::default(), |sum, one| Usage {
-                bytes: sum.bytes + one.bytes,
-                inodes: sum.inodes + one.inodes,
-            })
+            .copied()
+            .fold(Usage::default(), Usage::plus)
     }
 
     fn refresh(&self, folders: impl FnOnce() -> Vec<(String, PathBuf)>) {
@@ -97,7 +95,7 @@ fn lock(figures: &Mutex<Figures>) -> MutexGuard<'_, Figures> {
 }
 
 /// Adds up a folder. Files come and go meanwhile; what cannot be looked at is not there any more.
-fn measure(folder: &Path) -> Usage {
+pub(crate) fn measure(folder: &Path) -> Usage {
     let mut usage = Usage::default();
     let mut linked = HashSet::new();
     let mut left = vec![folder.to_path_buf()];

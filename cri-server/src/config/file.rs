@@ -30,6 +30,8 @@ pub(super) struct File {
 #[derive(Debug, Default)]
 pub(super) struct ImagesFile {
     pub(super) layer_form: Option<String>,
+    pub(super) preload: Option<String>,
+    pub(super) scrub_rate: Option<String>,
 }
 
 /// Its table `[network]`.
@@ -86,6 +88,8 @@ impl ImagesFile {
     fn parse(mut section: Section) -> Result<Self, KeyError> {
         let images = Self {
             layer_form: section.string("layer_form")?,
+            preload: section.string("preload")?,
+            scrub_rate: section.string("scrub_rate")?,
         };
         section.finish()?;
         Ok(images)

@@ -2,16 +2,22 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
 use control_api::control_client::ControlClient;
+use control_api::pull_image_update::Update;
 use control_api::{
-    Image, ImportImagesRequest, ListImagesRequest, PullImageRequest, RemoveImageRequest,
+    ExportImagesRequest, Image, ImportImagesRequest, ListImagesRequest, PullImageRequest,
+    RemoveImageRequest,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use super::bar::Shown;
+use super::fsck;
 use crate::cli::Images;
+use crate::config::Settings;
 
 /// Digits of an id that are shown, as other tools do.
 const SHORT_ID: usize = 12;
@@ -45,9 +51,18 @@ pub(super) async fn connect(state: &Path) -> Result<ControlClient<Channel>> {
 /// # Errors
 ///
 /// No daemon listens, or it refuses; the text is the daemon's.
-pub(crate) async fn images(state: &Path, command: &Images) -> Result<()> {
-    let mut client = connect(state).await?;
+pub(crate) async fn images(settings: &Settings, command: &Images) -> Result<ExitCode> {
+    if let Images::Fsck { repair } = command {
+        return Box::pin(fsck::fsck(settings, *repair)).await;
+    }
+    let client = connect(&settings.engine.state).await?;
+    ask(client, command).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn ask(mut client: ControlClient<Channel>, command: &Images) -> Result<()> {
     match command {
+        // It works without a daemon, too.
+        Images::Fsck { .. } => Ok(()),
         Images::List => {
             let listed = client
                 .list_images(ListImagesRequest {})
@@ -56,14 +71,8 @@ pub(crate) async fn images(state: &Path, command: &Images) -> Result<()> {
             print(&table(&listed.into_inner().images))
         }
         Images::Pull { reference } => {
-            let request = PullImageRequest {
-                reference: reference.clone(),
-            };
-            let pulled = client
-                .pull_image(request)
-                .await
-                .map_err(|status| told(&status))?;
-            print(&format!("{}\n", pulled.into_inner().id))
+            let id = pull(&mut client, reference).await?;
+            print(&format!("{id}\n"))
         }
         Images::Import { file } => {
             let path = std::fs::canonicalize(file).with_context(|| format!("finding {file:?}"))?;
@@ -74,6 +83,16 @@ pub(crate) async fn images(state: &Path, command: &Images) -> Result<()> {
                 .await
                 .map_err(|status| told(&status))?;
             print(&lines(&imported.into_inner().ids))
+        }
+        Images::Export { file, names } => {
+            let path = std::path::absolute(file).with_context(|| format!("finding {file:?}"))?;
+            let path = path.into_os_string().into_string();
+            let request = ExportImagesRequest {
+                names: names.clone(),
+                path: path.map_err(|path| anyhow!("{path:?} is not UTF-8"))?,
+            };
+            let exported = client.export_images(request).await;
+            exported.map(drop).map_err(|status| told(&status))
         }
         Images::Remove { names } => {
             for name in names {
@@ -88,6 +107,37 @@ pub(crate) async fn images(state: &Path, command: &Images) -> Result<()> {
     }
 }
 
+/// Gets an image, and shows how far it is.
+async fn pull(client: &mut ControlClient<Channel>, reference: &str) -> Result<String> {
+    let request = PullImageRequest {
+        reference: reference.to_owned(),
+    };
+    let answered = client.pull_image_shown(request.clone()).await;
+    let mut updates = match answered {
+        Ok(updates) => updates.into_inner(),
+        // An older daemon.
+        Err(status) if status.code() == tonic::Code::Unimplemented => {
+            let pulled = client.pull_image(request).await;
+            return Ok(pulled.map_err(|status| told(&status))?.into_inner().id);
+        }
+        Err(status) => return Err(told(&status)),
+    };
+    let mut shown = Shown::new();
+    let ended = loop {
+        match updates.message().await {
+            Ok(Some(message)) => match message.update {
+                Some(Update::Pull(pull)) => shown.update(&pull),
+                Some(Update::Id(id)) => break Ok(id),
+                None => {}
+            },
+            Ok(None) => break Err(anyhow!("the daemon has ended before the pull")),
+            Err(status) => break Err(told(&status)),
+        }
+    };
+    shown.finish();
+    ended
+}
+
 /// The daemon's words, without gRPC's around them.
 pub(super) fn told(status: &Status) -> anyhow::Error {
     match status.code() {
@@ -96,7 +146,7 @@ pub(super) fn told(status: &Status) -> anyhow::Error {
     }
 }
 
-fn print(text: &str) -> Result<()> {
+pub(super) fn print(text: &str) -> Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("printing")

@@ -1,11 +1,13 @@
 //! The daemon's end of the operator's socket.
 
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use control_api::control_server::{Control, ControlServer};
 use control_api::{
-    Image, ImportImagesRequest, ImportImagesResponse, ListImagesRequest, ListImagesResponse,
+    CheckImagesRequest, CheckImagesResponse, ExportImagesRequest, ExportImagesResponse, Image,
+    ImportImagesRequest, ImportImagesResponse, ListImagesRequest, ListImagesResponse,
     PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, ResetRequest,
     ResetResponse,
 };
@@ -16,6 +18,9 @@ use tonic::{Request, Response, Status};
 
 use crate::rpc::status;
 use crate::serve::ResetWish;
+
+use super::fsck;
+use super::pulling::Pulling;
 
 /// The operator's service, ready to be served; it hands a wish for a reset to `reset`.
 pub(crate) fn routes(engine: &Arc<Engine>, reset: mpsc::Sender<ResetWish>) -> Routes {
@@ -54,16 +59,44 @@ impl Control for Operator {
         status::answer("pull an image", pulled.map_err(Error::from))
     }
 
+    type PullImageShownStream = Pin<Box<Pulling>>;
+
+    async fn pull_image_shown(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<Self::PullImageShownStream>, Status> {
+        let PullImageRequest { reference } = request.into_inner();
+        let pulling = Pulling::begin(Arc::clone(self.engine.images()), reference);
+        Ok(Response::new(Box::pin(pulling)))
+    }
+
+    async fn export_images(
+        &self,
+        request: Request<ExportImagesRequest>,
+    ) -> Result<Response<ExportImagesResponse>, Status> {
+        let ExportImagesRequest { names, path } = request.into_inner();
+        check_absolute(&path)?;
+        let exported = self.engine.images().export(&names, Path::new(&path)).await;
+        let exported = exported.map(|()| ExportImagesResponse {});
+        status::answer("export images", exported.map_err(Error::from))
+    }
+
+    async fn check_images(
+        &self,
+        request: Request<CheckImagesRequest>,
+    ) -> Result<Response<CheckImagesResponse>, Status> {
+        let CheckImagesRequest { repair } = request.into_inner();
+        let checked = self.engine.images().check(repair).await;
+        let checked = checked.map(fsck::shown);
+        status::answer("check images", checked.map_err(Error::from))
+    }
+
     async fn import_images(
         &self,
         request: Request<ImportImagesRequest>,
     ) -> Result<Response<ImportImagesResponse>, Status> {
         let ImportImagesRequest { path } = request.into_inner();
-        if !Path::new(&path).is_absolute() {
-            return Err(Status::invalid_argument(format!(
-                "path: {path:?} is not absolute"
-            )));
-        }
+        check_absolute(&path)?;
         let imported = self.engine.images().import(Path::new(&path)).await;
         let imported = imported.map(|ids| ImportImagesResponse { ids });
         status::answer("import images", imported.map_err(Error::from))
@@ -90,6 +123,16 @@ impl Control for Operator {
         let result = result.await.map_err(|_dropped| unavailable())?;
         status::answer("reset", result.map(|()| ResetResponse {}))
     }
+}
+
+/// The daemon's working folder is not the operator's.
+fn check_absolute(path: &str) -> Result<(), Status> {
+    if Path::new(path).is_absolute() {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "path: {path:?} is not absolute"
+    )))
 }
 
 fn shown(image: &image::Image) -> Image {

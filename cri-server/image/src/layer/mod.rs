@@ -11,6 +11,7 @@ pub(crate) mod decode;
 pub(crate) mod dir;
 pub(crate) mod erofs;
 pub(crate) mod names;
+pub(crate) mod recipe;
 pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod tree;
@@ -34,7 +35,7 @@ use dir::DirBuilder;
 use erofs::ErofsBuilder;
 use tree::Tree;
 pub(crate) use unpack::Contents;
-use unpack::{UnpackError, unpack};
+use unpack::{Notes, UnpackError, unpack};
 
 /// Size of the buffers between the two threads of a layer, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -97,11 +98,13 @@ pub(crate) fn build(
     source: impl Read,
     promise: &Promise,
     target: Target,
+    notes: Notes,
 ) -> Result<Contents, Error> {
     let (pipe, receiver, empty) = Pipe::new();
     let hopeless = AtomicBool::new(false);
     let (inflated, unpacked) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| unpack_stream(receiver, empty, promise, target, &hopeless));
+        let unpacking =
+            scope.spawn(|| unpack_stream(receiver, empty, promise, (target, notes), &hopeless));
         let inflated = inflate(Meter::new(source, promise), promise, &pipe, &hopeless);
         drop(pipe);
         (
@@ -347,7 +350,7 @@ fn unpack_stream(
     receiver: Receiver<Piece>,
     empty: SyncSender<Box<[u8]>>,
     promise: &Promise,
-    target: Target,
+    (target, notes): (Target, Notes),
     hopeless: &AtomicBool,
 ) -> Result<Contents, Error> {
     let hasher = promise.diff_id.hasher();
@@ -359,7 +362,7 @@ fn unpack_stream(
         hasher,
         ended: false,
     };
-    let contents = unpack_into(&mut stream, target).inspect_err(|error| {
+    let contents = unpack_into(&mut stream, target, notes).inspect_err(|error| {
         // To be said while the receiver is still there: its end is what the other thread sees.
         hopeless.store(!matches!(error, Error::Corrupt(_)), Ordering::SeqCst);
     })?;
@@ -372,7 +375,7 @@ fn unpack_stream(
     Ok(contents)
 }
 
-fn unpack_into(stream: &mut Stream, target: Target) -> Result<Contents, Error> {
+fn unpack_into(stream: &mut Stream, target: Target, notes: Notes) -> Result<Contents, Error> {
     let unpacked = match target {
         Target::Dir {
             folder,
@@ -380,11 +383,15 @@ fn unpack_into(stream: &mut Stream, target: Target) -> Result<Contents, Error> {
             table,
         } => {
             let tree = Tree::new(folder, trash);
-            unpack(stream, DirBuilder::new(tree, table::Writer::new(table)))
+            unpack(
+                stream,
+                DirBuilder::new(tree, table::Writer::new(table)),
+                notes,
+            )
         }
         Target::Erofs { file, too_many } => {
             let builder = ErofsBuilder::new(file, too_many);
-            unpack(stream, builder.during(|| "beginning an image")?)
+            unpack(stream, builder.during(|| "beginning an image")?, notes)
         }
     };
     unpacked.map_err(unpack_error)

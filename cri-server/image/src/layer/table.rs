@@ -24,6 +24,9 @@ const BUFFER: usize = 128 << 10;
 /// Most symbolic links on the way to an entry, as the kernel bounds them (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
+/// What a look at an entry counts as, in bytes read.
+const LOOK: u64 = 4096;
+
 /// The permissions of an entry whose bits are not compared.
 pub(crate) const ANY_MODE: u32 = 0o17_7777;
 
@@ -132,16 +135,52 @@ impl Writer {
     }
 }
 
+/// How fast a layer is read while it is compared.
+pub(crate) trait Pace {
+    /// Waits after so many bytes were read; `false` if nobody wants to know the end any more.
+    fn go_on(&self, bytes: u64) -> bool;
+}
+
+/// As fast as it goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unpaced;
+
+impl Pace for Unpaced {
+    fn go_on(&self, _: u64) -> bool {
+        true
+    }
+}
+
+/// Why a layer was not found to be as it was unpacked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Difference {
+    /// The first difference.
+    #[error("{0}")]
+    Damage(String),
+    /// The comparison was broken off.
+    #[error("the comparison was broken off")]
+    Stopped,
+}
+
+impl From<String> for Difference {
+    fn from(reason: String) -> Self {
+        Self::Damage(reason)
+    }
+}
+
+type Same = Result<(), Difference>;
+
 /// Compares an unpacked layer with its table; says the first difference.
-pub(crate) fn compare(tree: &Path, table: &Path, sum: u32) -> Result<(), String> {
+pub(crate) fn compare(tree: &Path, table: &Path, sum: u32, pace: &dyn Pace) -> Same {
     let bytes = std::fs::read(table).map_err(|cause| format!("its table: {cause}"))?;
     if crc32fast::hash(&bytes) != sum {
-        return Err("its table is damaged".into());
+        return Err("its table is damaged".to_owned().into());
     }
-    let mut rows = Rows::parse(&bytes).ok_or("its table cannot be read")?;
-    walk(tree, &mut Vec::new(), &mut rows)?;
+    let rows = Rows::parse(&bytes).ok_or_else(|| "its table cannot be read".to_owned());
+    let mut rows = rows?;
+    walk(tree, &mut Vec::new(), &mut rows, pace)?;
     match rows.0.into_iter().next() {
-        Some((path, _)) => Err(format!("{} is missing", shown(&path))),
+        Some((path, _)) => Err(format!("{} is missing", shown(&path)).into()),
         None => Ok(()),
     }
 }
@@ -245,14 +284,14 @@ fn clean(path: &[u8]) -> Vec<u8> {
 }
 
 /// Takes each thing that is there from the rows; `path` is where `folder` is in the layer.
-fn walk(folder: &Path, path: &mut Vec<u8>, rows: &mut Rows) -> Result<(), String> {
+fn walk(folder: &Path, path: &mut Vec<u8>, rows: &mut Rows, pace: &dyn Pace) -> Same {
     let meta = std::fs::symlink_metadata(folder).map_err(|cause| told(path, &cause))?;
     // A folder without a row is one that no entry describes.
     if let Some(row) = rows.0.remove(path) {
-        check(folder, path, &meta, &row)?;
+        check(folder, path, (&meta, &row), pace)?;
     }
     if !meta.is_dir() {
-        return Err(format!("{} is no folder", shown(path)));
+        return Err(format!("{} is no folder", shown(path)).into());
     }
     for entry in std::fs::read_dir(folder).map_err(|cause| told(path, &cause))? {
         let entry = entry.map_err(|cause| told(path, &cause))?;
@@ -266,19 +305,22 @@ fn walk(folder: &Path, path: &mut Vec<u8>, rows: &mut Rows) -> Result<(), String
             .map_err(|cause| told(path, &cause))?
             .is_dir();
         if is_dir {
-            walk(&entry.path(), path, rows)?;
+            walk(&entry.path(), path, rows, pace)?;
         } else {
             let row = rows.0.remove(path);
             let row = row.ok_or_else(|| format!("{} does not belong here", shown(path)))?;
             let meta = entry.metadata().map_err(|cause| told(path, &cause))?;
-            check(&entry.path(), path, &meta, &row)?;
+            check(&entry.path(), path, (&meta, &row), pace)?;
         }
         path.truncate(length);
     }
     Ok(())
 }
 
-fn check(place: &Path, path: &[u8], meta: &Metadata, row: &Row) -> Result<(), String> {
+fn check(place: &Path, path: &[u8], (meta, row): (&Metadata, &Row), pace: &dyn Pace) -> Same {
+    if !pace.go_on(LOOK) {
+        return Err(Difference::Stopped);
+    }
     let kind = meta.file_type();
     let right_kind = match row.kind {
         RowKind::File | RowKind::HardLink => kind.is_file(),
@@ -291,29 +333,35 @@ fn check(place: &Path, path: &[u8], meta: &Metadata, row: &Row) -> Result<(), St
         RowKind::Whiteout => kind.is_char_device() && meta.rdev() == 0,
     };
     if !right_kind {
-        return Err(format!("{} is something else", shown(path)));
+        return Err(format!("{} is something else", shown(path)).into());
     }
     // Neither of them has permissions of its own.
     let has_mode = !matches!(row.kind, RowKind::Symlink | RowKind::Whiteout);
     if has_mode && row.mode != ANY_MODE && meta.mode() & 0o7777 != row.mode {
-        return Err(format!("{} has other permissions", shown(path)));
+        return Err(format!("{} has other permissions", shown(path)).into());
     }
     if row.kind != RowKind::Whiteout && (meta.uid(), meta.gid()) != (row.uid, row.gid) {
-        return Err(format!("{} has another owner", shown(path)));
+        return Err(format!("{} has another owner", shown(path)).into());
     }
-    check_content(place, path, meta, row)
+    check_content(place, path, (meta, row), pace)
 }
 
-fn check_content(place: &Path, path: &[u8], meta: &Metadata, row: &Row) -> Result<(), String> {
+fn check_content(
+    place: &Path,
+    path: &[u8],
+    (meta, row): (&Metadata, &Row),
+    pace: &dyn Pace,
+) -> Same {
     match row.kind {
-        RowKind::File if meta.len() != row.size => Err(format!(
-            "{} has {} bytes, not {}",
-            shown(path),
-            meta.len(),
-            row.size
-        )),
-        RowKind::File if sum(place).map_err(|cause| told(path, &cause))? != row.sum => {
-            Err(format!("{} has another content", shown(path)))
+        RowKind::File if meta.len() != row.size => {
+            Err(format!("{} has {} bytes, not {}", shown(path), meta.len(), row.size).into())
+        }
+        RowKind::File => {
+            let sum = sum(place, pace).map_err(|cause| told(path, &cause))?;
+            match sum.ok_or(Difference::Stopped)? {
+                same if same == row.sum => Ok(()),
+                _ => Err(format!("{} has another content", shown(path)).into()),
+            }
         }
         RowKind::Symlink => {
             let target = std::fs::read_link(place).map_err(|cause| told(path, &cause))?;
@@ -321,20 +369,26 @@ fn check_content(place: &Path, path: &[u8], meta: &Metadata, row: &Row) -> Resul
             if same {
                 return Ok(());
             }
-            Err(format!("{} leads elsewhere", shown(path)))
+            Err(format!("{} leads elsewhere", shown(path)).into())
         }
         _ => Ok(()),
     }
 }
 
-fn sum(place: &Path) -> io::Result<u32> {
+/// The sum of a file's content; nothing if nobody wants to know any more.
+fn sum(place: &Path, pace: &dyn Pace) -> io::Result<Option<u32>> {
     let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC).bits().cast_signed();
     let mut file = File::options().read(true).custom_flags(flags).open(place)?;
     let (mut sum, mut buffer) = (crc32fast::Hasher::new(), vec![0; BUFFER]);
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(sum.finalize()),
-            Ok(count) => sum.update(&buffer[..count]),
+            Ok(0) => return Ok(Some(sum.finalize())),
+            Ok(count) => {
+                sum.update(&buffer[..count]);
+                if !pace.go_on(count as u64) {
+                    return Ok(None);
+                }
+            }
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
             Err(cause) => return Err(cause),
         }

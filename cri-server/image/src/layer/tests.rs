@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::unpack::Notes;
 use super::{Contents, Promise, Target, build};
 use crate::Error;
 use crate::digest::Digest;
@@ -25,7 +26,7 @@ fn unpack_into(tar: &[u8], folder: &Path) -> Result<Contents, Error> {
         sent: Some((Digest::of(tar), tar.len() as u64)),
         diff_id: Digest::of(tar),
     };
-    build(tar, &promise, target)
+    build(tar, &promise, target, Notes::default())
 }
 
 /// What is there: path, kind, and content or target or mark.
@@ -314,7 +315,9 @@ fn a_tar_that_is_not_the_promised_one_is_refused() {
             table: tempfile::tempfile().unwrap(),
             trash: temp.path().to_path_buf(),
         };
-        let error = build(&tar[..], &promise, target).unwrap_err().to_string();
+        let error = build(&tar[..], &promise, target, Notes::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(reason), "{error}");
     };
     let (right, size) = (Digest::of(&tar), tar.len() as u64);

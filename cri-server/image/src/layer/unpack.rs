@@ -6,14 +6,18 @@
 //! format become those of overlayfs: a whiteout is a character device 0:0, an opaque folder carries
 //! an extended attribute (image-spec, layer.md; kernel documentation, overlayfs.rst).
 
+use std::fs::File;
 use std::io::{self, BufRead};
+use std::sync::Arc;
 
 use rustix::fs::{FileType, makedev};
 use rustix::io::Errno;
 
 use super::names::{Place, Spot, link_target, place};
+use super::recipe::Tap;
 use super::tar::{Archive, Entry, Kind, TarError};
 use super::tree::TreeError;
+use crate::store::layers::Used;
 
 /// Most entries of a layer.
 const MAX_ENTRIES: u64 = 10_000_000;
@@ -104,9 +108,27 @@ pub(crate) trait Builder {
     fn finish(self) -> Result<Contents, UnpackError>;
 }
 
+/// What is written down while a layer is unpacked.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// How its tar was made up, if anybody will want to know; an empty file.
+    pub(crate) recipe: Option<File>,
+    /// About how much it uses so far.
+    pub(crate) used: Arc<Used>,
+}
+
+/// A tar whose recipe is written while it is read.
+type Taped<R> = Archive<Tap<R>>;
+
 /// Unpacks `input` to its end by way of `builder`.
-pub(crate) fn unpack(input: impl BufRead, builder: impl Builder) -> Result<Contents, UnpackError> {
-    let mut archive = Archive::new(input);
+pub(crate) fn unpack(
+    input: impl BufRead,
+    builder: impl Builder,
+    notes: Notes,
+) -> Result<Contents, UnpackError> {
+    let recipe = |cause| UnpackError::Disk("the recipe".to_owned(), cause);
+    let tap = Tap::new(input, notes.recipe).map_err(recipe)?;
+    let mut archive = Archive::new(tap);
     let mut unpacker = Unpacker {
         builder,
         opaque: false,
@@ -120,8 +142,9 @@ pub(crate) fn unpack(input: impl BufRead, builder: impl Builder) -> Result<Conte
         unpacker
             .entry(&entry, &mut archive)
             .map_err(|fault| fault.of(&entry))?;
+        notes.used.add(entry.size);
     }
-    archive.finish()?;
+    archive.finish()?.finish().map_err(recipe)?;
     Ok(Contents {
         opaque: unpacker.opaque,
         ..unpacker.builder.finish()?
@@ -177,7 +200,7 @@ struct Unpacker<B> {
 }
 
 impl<B: Builder> Unpacker<B> {
-    fn entry(&mut self, entry: &Entry, content: &mut Archive<impl BufRead>) -> Result<(), Fault> {
+    fn entry(&mut self, entry: &Entry, content: &mut Taped<impl BufRead>) -> Result<(), Fault> {
         match place(&entry.path).map_err(Fault::Refused)? {
             Place::Ignored => Ok(()),
             Place::Root if entry.kind == Kind::Dir => self.builder.root(entry),
@@ -194,12 +217,15 @@ impl<B: Builder> Unpacker<B> {
         &mut self,
         entry: &Entry,
         spot: &Spot,
-        content: &mut Archive<impl BufRead>,
+        content: &mut Taped<impl BufRead>,
     ) -> Result<(), Fault> {
         let builder = &mut self.builder;
         match entry.kind {
             Kind::Dir => builder.folder(spot, entry),
-            Kind::File => builder.file(spot, entry, content),
+            Kind::File => {
+                content.source_mut().content(&spot.path(), entry.size);
+                builder.file(spot, entry, content)
+            }
             Kind::Symlink if entry.link.is_empty() => {
                 Err(Fault::Refused("a symbolic link without a target".into()))
             }

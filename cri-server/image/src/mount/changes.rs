@@ -20,7 +20,7 @@ use crate::error::During;
 use crate::layer::dir::DirBuilder;
 use crate::layer::table::Writer;
 use crate::layer::tree::Tree;
-use crate::layer::unpack::unpack;
+use crate::layer::unpack::{Notes, unpack};
 
 /// How deep folders may be nested: each level holds a descriptor.
 const MAX_DEPTH: usize = 256;
@@ -299,7 +299,7 @@ pub(super) fn apply(layer: &Path, upper: &Path, scratch: &Path, trash: &Path) ->
         .during(|| format!("making a file in {}", scratch.display()))?;
     let tree = Tree::new(root, trash.to_owned());
     let builder = DirBuilder::new(tree, Writer::new(table.into()));
-    let unpacked = unpack(BufReader::new(file), builder);
+    let unpacked = unpack(BufReader::new(file), builder, Notes::default());
     unpacked
         .map(drop)
         .map_err(|error| Error::Corrupt(format!("changed files of a container: {error}")))

@@ -79,8 +79,8 @@ impl Uppers {
             };
             let record = std::fs::read(path.join("record.json")).ok();
             let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-            let record =
-                record.filter(|record| record.version == VERSION && layers.keep(&record.layers));
+            let record = record
+                .filter(|record| record.version == VERSION && layers.keep_mounted(&record.layers));
             known.insert(container.to_owned(), record);
         }
         Ok(Self {

@@ -45,6 +45,8 @@ pub(crate) struct Limits {
     pub(crate) slowest: u64,
     /// Over how much time of waiting that is looked at.
     pub(crate) slow_for: Duration,
+    /// How long a pull goes on that nobody waits for any more: one who asks again joins it.
+    pub(crate) grace: Duration,
 }
 
 impl Default for Limits {
@@ -56,6 +58,7 @@ impl Default for Limits {
             longest_pause: Duration::from_secs(60),
             slowest: 1024,
             slow_for: Duration::from_secs(30),
+            grace: Duration::from_secs(60),
         }
     }
 }

@@ -15,10 +15,12 @@ use super::record::{Entry, Names, Received, Record};
 use crate::digest::{Digest, is_hex};
 use crate::error::During;
 use crate::reference::Reference;
-use crate::{Error, Image};
+use crate::{Error, Image, Usage};
 
 /// Shortest start of an id that names an image.
 const MIN_ID_PREFIX: usize = 4;
+/// What the file system gives out at once, in bytes.
+const DISK_BLOCK: u64 = 4096;
 
 /// A picture of all images.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +70,15 @@ impl View {
             .iter()
             .filter(|(_, entry)| entry.record.layers.contains(layer));
         having.map(|(id, _)| id.as_str().to_owned()).collect()
+    }
+
+    /// What the records use.
+    pub(crate) fn usage(&self) -> Usage {
+        let each = self.images.values().map(|entry| Usage {
+            bytes: entry.record.length().div_ceil(DISK_BLOCK) * DISK_BLOCK,
+            inodes: 1,
+        });
+        each.fold(Usage::default(), Usage::plus)
     }
 
     /// Finds an image by id, name or unambiguous start of an id.
@@ -265,6 +276,60 @@ impl Catalog {
         self.show(images);
         self.layers.release(&entry.record.layers);
         Ok(())
+    }
+
+    /// Images whose records on disk are not what they should be, and what is wrong. Blocks.
+    pub(crate) fn differing(&self) -> Vec<(Digest, String)> {
+        let ids: Vec<_> = self.view().images.keys().cloned().collect();
+        let differing = ids.into_iter().filter_map(|id| {
+            // Nobody may change it between the two looks.
+            let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = self.view().images.get(&id).cloned()?;
+            let reason = match Record::read(&self.folder.join(Record::file_name(&id))) {
+                Ok(found) if found == *entry.record => return None,
+                Ok(_) => "its record is another one".to_owned(),
+                Err(reason) => format!("its record cannot be read: {reason}"),
+            };
+            Some((id, reason))
+        });
+        differing.collect()
+    }
+
+    /// Files among the records that are none of them. Blocks.
+    pub(crate) fn strays(&self) -> Result<Vec<PathBuf>, Error> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = self.view();
+        let ours = |id: &Digest| self.folder.join(Record::file_name(id));
+        let ours: Vec<_> = view.images.keys().map(ours).collect();
+        let mut strays = children(&self.folder)?;
+        strays.retain(|path| !ours.contains(path));
+        Ok(strays)
+    }
+
+    /// Pins an image, or does not any more; one that is not there is no error. Blocks.
+    pub(crate) fn pin(&self, id: &Digest, pinned: bool) -> Result<(), Error> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut images = self.view().images.clone();
+        let Some(other) = images.get_mut(id).filter(|e| e.record.pinned != pinned) else {
+            return Ok(());
+        };
+        let mut record = Record::clone(&other.record);
+        record.pinned = pinned;
+        record.write(&self.folder, true)?;
+        record.publish(&self.folder, true)?;
+        *other = entry(record, &self.layers)?;
+        self.show(images);
+        Ok(())
+    }
+
+    /// Writes the record of an image as it should be; one that is not there is no error. Blocks.
+    pub(crate) fn rewrite(&self, id: &Digest) -> Result<(), Error> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = self.view().images.get(id).cloned() else {
+            return Ok(());
+        };
+        entry.record.write(&self.folder, true)?;
+        entry.record.publish(&self.folder, true)
     }
 
     fn show(&self, images: BTreeMap<Digest, Entry>) {

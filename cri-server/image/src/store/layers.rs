@@ -5,14 +5,18 @@
 //! that it is never seen half made. It stays while anything holds it: an image, a container, a
 //! pull. The last to let go moves it to the trash. The counts live in memory and are rebuilt from
 //! the records of images and containers at each start.
+//!
+//! Folders are moved without the lock: whoever looks at a layer never waits for a disk. A layer
+//! that is found damaged is given to nobody any more; the one that is fetched in its place takes
+//! over those who hold it, and what they have mounted stays in `quarantine` until they let go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -21,7 +25,9 @@ use super::lower::{Lower, Mounts};
 use super::trash::Trash;
 use crate::digest::Digest;
 use crate::error::During;
-use crate::layer::{Contents, Form, Target, erofs, table};
+use crate::layer::table::{Difference, Pace, Unpaced};
+use crate::layer::unpack::Notes;
+use crate::layer::{Contents, Form, Target, erofs, recipe, table};
 use crate::{Error, LayerForm, Usage};
 
 /// Form of `layer.json`.
@@ -56,13 +62,80 @@ const TREE: &str = "fs";
 const IMAGE: &str = "image.erofs";
 /// Beside the tree: what it holds.
 const TABLE: &str = "table";
+/// Beside the tree: how its tar was made up; layers of earlier versions have none.
+const RECIPE: &str = "recipe";
 /// Beside the tree as long as it is not known to be on disk: the boot in which it was made.
 const PROVISIONAL: &str = "provisional";
+/// Beside the tree of a layer that is not as it was unpacked: why.
+const DAMAGED: &str = "damaged";
+/// Beside the tree: what is known of it.
+const FACTS: &str = "layer.json";
+/// What the file system gives out at once, in bytes: files beside the tree are rounded up to it.
+const DISK_BLOCK: u64 = 4096;
 
 #[derive(Debug)]
 struct Held {
     count: usize,
     facts: Arc<Facts>,
+    /// What lies beside its tree.
+    beside: Usage,
+    /// Why it must not be used.
+    damaged: Option<String>,
+    /// Its damaged forerunners, which containers may have mounted.
+    replaced: Vec<PathBuf>,
+}
+
+impl Held {
+    fn new(count: usize, facts: Facts, beside: Usage) -> Self {
+        Self {
+            count,
+            facts: Arc::new(facts),
+            beside,
+            damaged: None,
+            replaced: Vec::new(),
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        let copies = 1 + self.replaced.len() as u64;
+        Usage {
+            bytes: copies * (self.facts.bytes + self.beside.bytes),
+            inodes: copies * (self.facts.inodes + self.beside.inodes),
+        }
+    }
+}
+
+/// What is known of layers at one moment.
+#[derive(Debug, Default)]
+struct Known {
+    held: HashMap<Digest, Held>,
+    /// Layers whose folders are being moved: to their place, or away from it.
+    moving: HashSet<Digest>,
+    /// What is being unpacked.
+    staged: HashMap<u64, Arc<Used>>,
+}
+
+/// What a layer that is being unpacked uses so far.
+#[derive(Debug, Default)]
+pub(crate) struct Used {
+    bytes: AtomicU64,
+    inodes: AtomicU64,
+}
+
+impl Used {
+    /// Counts one more file of that length.
+    pub(crate) fn add(&self, length: u64) {
+        let bytes = length.div_ceil(DISK_BLOCK) * DISK_BLOCK;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.inodes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Usage {
+        Usage {
+            bytes: self.bytes.load(Ordering::Relaxed),
+            inodes: self.inodes.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// All layers.
@@ -70,9 +143,13 @@ struct Held {
 pub(crate) struct Layers {
     folder: PathBuf,
     staging: PathBuf,
+    /// Damaged layers that were mounted when others took their place, by boot.
+    quarantine: PathBuf,
     trash: Arc<Trash>,
     next: AtomicU64,
-    held: Mutex<HashMap<Digest, Held>>,
+    known: Mutex<Known>,
+    /// Told when a folder has been moved.
+    moved: Condvar,
     /// Which boot of the machine this is.
     boot: String,
     sync: SyncSender<()>,
@@ -99,11 +176,16 @@ impl Layers {
             mounts,
             folder: root.join("layers"),
             staging: root.join("staging"),
+            // A name of ours, whatever the boot is called.
+            quarantine: root
+                .join("quarantine")
+                .join(Digest::of(boot.as_bytes()).hex()),
             trash,
             next: AtomicU64::new(0),
-            held: Mutex::default(),
+            known: Mutex::default(),
+            moved: Condvar::new(),
         };
-        for folder in [&layers.folder, &layers.staging] {
+        for folder in [&layers.folder, &layers.staging, &layers.quarantine] {
             std::fs::create_dir_all(folder).during(|| format!("making {}", folder.display()))?;
         }
         for left in children(&layers.staging)? {
@@ -117,6 +199,7 @@ impl Layers {
                 layers.found(&layer)?;
             }
         }
+        layers.find_replaced(root)?;
         let layers = Arc::new(layers);
         sync_when_woken(root, &layers, woken)?;
         layers.make_durable();
@@ -133,6 +216,7 @@ impl Layers {
     fn provisional(&self) -> Vec<PathBuf> {
         let all: Vec<_> = self
             .lock()
+            .held
             .keys()
             .map(|id| self.path(id).join(PROVISIONAL))
             .collect();
@@ -141,15 +225,60 @@ impl Layers {
 
     /// All layers that are there.
     pub(crate) fn all(&self) -> Vec<Digest> {
-        self.lock().keys().cloned().collect()
+        self.lock().held.keys().cloned().collect()
     }
 
-    /// Compares a layer with its table: whether that is possible, or what is wrong.
-    pub(crate) fn verify(&self, id: &Digest) -> Result<bool, String> {
+    /// Compares a layer with its table, reading as fast as `pace` lets it: whether that is possible,
+    /// or what is wrong. Whoever calls holds the layer.
+    pub(crate) fn verify(&self, id: &Digest, pace: &dyn Pace) -> Result<bool, Difference> {
         let Some(facts) = self.facts(id) else {
             return Ok(true);
         };
-        compare(&self.path(id), &facts)
+        compare(&self.path(id), &facts, pace)
+    }
+
+    /// Why a layer must not be used, if it is known to be damaged.
+    pub(crate) fn damage(&self, id: &Digest) -> Option<String> {
+        self.lock().held.get(id)?.damaged.clone()
+    }
+
+    /// Gives a layer to nobody any more: it is not as it was unpacked. Whoever holds it keeps it.
+    pub(crate) fn condemn_as_damaged(&self, id: &Digest, reason: &str) {
+        let mut known = self.lock();
+        let Some(held) = known.held.get_mut(id) else {
+            return;
+        };
+        held.damaged = Some(reason.to_owned());
+        drop(known);
+        if let Err(cause) = std::fs::write(self.path(id).join(DAMAGED), reason) {
+            tracing::warn!(layer = %id, %cause, "a damaged layer could not be marked as such");
+        }
+    }
+
+    /// Folders among the layers that belong to none that is known.
+    pub(crate) fn orphans(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut orphans = Vec::new();
+        for algorithm in children(&self.folder)? {
+            let found = children(&algorithm)?;
+            let known = self.lock();
+            let ours: HashSet<PathBuf> = known
+                .held
+                .keys()
+                .chain(&known.moving)
+                .map(|id| self.path(id))
+                .collect();
+            orphans.extend(found.into_iter().filter(|path| !ours.contains(path)));
+        }
+        // One that was moved away between the two looks is none.
+        orphans.retain(|path| path.exists());
+        Ok(orphans)
+    }
+
+    /// Takes away a folder that belongs to no layer.
+    pub(crate) fn remove_orphan(&self, path: &Path) -> Result<(), Error> {
+        self.trash
+            .take(path)
+            .during(|| format!("removing {}", path.display()))
     }
 
     /// After another boot a layer that was not known to be on disk has to be looked at.
@@ -161,18 +290,18 @@ impl Layers {
         if boot == self.boot {
             return true;
         }
-        match compare(layer, facts) {
+        match compare(layer, facts, &Unpaced) {
             Ok(known) => known,
-            Err(reason) => {
+            Err(difference) => {
                 let id = &facts.diff_id;
-                tracing::warn!(layer = %id, reason, "a layer did not survive and is removed");
+                tracing::warn!(layer = %id, %difference, "a layer did not survive and is removed");
                 false
             }
         }
     }
 
     fn found(&self, layer: &Path) -> Result<(), Error> {
-        let facts = std::fs::read(layer.join("layer.json")).ok();
+        let facts = std::fs::read(layer.join(FACTS)).ok();
         let facts = facts.and_then(|bytes| serde_json::from_slice::<Facts>(&bytes).ok());
         let usable = |facts: &Facts| {
             let right = facts.version == VERSION && self.path(&facts.diff_id) == layer;
@@ -180,13 +309,10 @@ impl Layers {
         };
         match facts.filter(usable) {
             Some(facts) => {
-                self.lock().insert(
-                    facts.diff_id.clone(),
-                    Held {
-                        count: 0,
-                        facts: Arc::new(facts),
-                    },
-                );
+                let id = facts.diff_id.clone();
+                let mut held = Held::new(0, facts, beside(layer));
+                held.damaged = std::fs::read_to_string(layer.join(DAMAGED)).ok();
+                self.lock().held.insert(id, held);
                 Ok(())
             }
             None => self
@@ -196,18 +322,34 @@ impl Layers {
         }
     }
 
+    /// Forerunners of layers that may still be mounted; those of other boots are not.
+    fn find_replaced(&self, root: &Path) -> Result<(), Error> {
+        for boot in children(&root.join("quarantine"))? {
+            if boot != self.quarantine {
+                self.remove_orphan(&boot)?;
+            }
+        }
+        for left in children(&self.quarantine)? {
+            let name = left.file_name().and_then(|name| name.to_str());
+            let hex = name
+                .and_then(|name| name.split_once('-'))
+                .map(|(hex, _)| hex);
+            let mut known = self.lock();
+            let layer = known.held.iter_mut().find(|(id, _)| Some(id.hex()) == hex);
+            if let Some((_, held)) = layer {
+                held.replaced.push(left);
+            } else {
+                drop(known);
+                self.remove_orphan(&left)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Moves to the trash what nothing holds after a start.
     pub(crate) fn drop_unheld(&self) {
-        let mut held = self.lock();
-        let unheld: Vec<_> = held
-            .iter()
-            .filter(|(_, h)| h.count == 0)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in unheld {
-            held.remove(&id);
-            self.condemn(&id);
-        }
+        let unheld = self.lock().take_unheld();
+        self.condemn(unheld);
     }
 
     /// The tree of a layer that is there, whatever its form.
@@ -233,55 +375,90 @@ impl Layers {
         self.folder.join(id.algorithm()).join(id.hex())
     }
 
+    /// The tar of a layer, as it was received if nothing is damaged: the reader compares digests.
+    pub(crate) fn tar(&self, id: &Digest) -> Result<recipe::Tar, Error> {
+        let path = self.path(id).join(RECIPE);
+        let recipe = match File::open(&path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::Other(format!(
+                    "layer {id} was unpacked by a version that did not note how its tar was made \
+                     up: remove its image and get it again"
+                )));
+            }
+            recipe => recipe.during(|| format!("opening {}", path.display()))?,
+        };
+        let lower = self.tree(id)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let tree = openat(CWD, lower.path(), flags, Mode::empty())
+            .during(|| format!("opening layer {id}"))?;
+        recipe::Tar::new(recipe, tree).during(|| format!("reading {}", path.display()))
+    }
+
     /// What is known of a layer.
     pub(crate) fn facts(&self, id: &Digest) -> Option<Arc<Facts>> {
-        self.lock().get(id).map(|held| Arc::clone(&held.facts))
+        let known = self.lock();
+        known.held.get(id).map(|held| Arc::clone(&held.facts))
     }
 
-    /// What all of them use.
+    /// What all of them use, with what is being unpacked and what is being deleted.
     pub(crate) fn usage(&self) -> Usage {
-        self.lock()
-            .values()
-            .fold(Usage::default(), |sum, held| Usage {
-                bytes: sum.bytes + held.facts.bytes,
-                inodes: sum.inodes + held.facts.inodes,
-            })
+        let known = self.lock();
+        let held = known.held.values().map(Held::usage);
+        let staged = known.staged.values().map(|used| used.now());
+        let used = held.chain(staged).fold(Usage::default(), Usage::plus);
+        drop(known);
+        used.plus(self.trash.usage())
     }
 
-    /// Keeps all these layers until [`Layers::release`]; `false`, and nothing done, if one is missing.
+    /// Keeps all these layers until [`Layers::release`]; `false`, and nothing done, if one is missing
+    /// or damaged.
     pub(crate) fn keep(&self, ids: &[Digest]) -> bool {
-        let mut held = self.lock();
-        if !ids.iter().all(|id| held.contains_key(id)) {
+        self.keep_if(ids, |held| held.damaged.is_none())
+    }
+
+    /// The same for what has them mounted already, damaged or not.
+    pub(crate) fn keep_mounted(&self, ids: &[Digest]) -> bool {
+        self.keep_if(ids, |_| true)
+    }
+
+    fn keep_if(&self, ids: &[Digest], may: fn(&Held) -> bool) -> bool {
+        let mut known = self.lock();
+        if !ids.iter().all(|id| known.held.get(id).is_some_and(may)) {
             return false;
         }
         for id in ids {
-            if let Some(held) = held.get_mut(id) {
+            if let Some(held) = known.held.get_mut(id) {
                 held.count += 1;
             }
         }
         true
     }
 
-    /// Lets go of layers kept before.
+    /// Lets go of layers kept before. The last to let go moves them away.
     pub(crate) fn release(&self, ids: &[Digest]) {
-        let mut held = self.lock();
+        let mut known = self.lock();
         for id in ids {
-            let Some(entry) = held.get_mut(id) else {
-                continue;
-            };
-            entry.count = entry.count.saturating_sub(1);
-            if entry.count == 0 {
-                held.remove(id);
-                // Under the lock, so that the same layer cannot be published in between; one rename.
-                self.condemn(id);
+            if let Some(held) = known.held.get_mut(id) {
+                held.count = held.count.saturating_sub(1);
             }
         }
+        let unheld = known.take_released(ids);
+        drop(known);
+        self.condemn(unheld);
     }
 
-    fn condemn(&self, id: &Digest) {
-        self.mounts.forget(id);
-        if let Err(cause) = self.trash.take(&self.path(id)) {
-            tracing::warn!(layer = %id, %cause, "a layer that is not needed could not be removed");
+    /// Moves folders to the trash. Until they are there, nobody can publish layers of that name.
+    fn condemn(&self, gone: Vec<(Digest, Held)>) {
+        for (id, held) in gone {
+            self.mounts.forget(&id);
+            let usage = held.facts.usage().plus(held.beside);
+            for path in std::iter::once(&self.path(&id)).chain(&held.replaced) {
+                if let Err(cause) = self.trash.take_sized(path, usage) {
+                    tracing::warn!(layer = %id, %cause, "a layer that is not needed could not be removed");
+                }
+            }
+            self.lock().moving.remove(&id);
+            self.moved.notify_all();
         }
     }
 
@@ -301,11 +478,15 @@ impl Layers {
     /// A new folder to unpack into, so that the layer has this form.
     pub(crate) fn stage(self: &Arc<Self>, form: Form) -> Result<Staging, Error> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let used = Arc::new(Used::default());
+        self.lock().staged.insert(number, Arc::clone(&used));
         let staging = Staging {
             layers: Arc::clone(self),
             path: self.staging.join(number.to_string()),
             form,
             too_many: Arc::default(),
+            number,
+            used,
         };
         let folder = &staging.path;
         std::fs::create_dir_all(folder).during(|| format!("making {}", folder.display()))?;
@@ -326,54 +507,169 @@ impl Layers {
             .expect("a layer lies in the folder of its algorithm");
         std::fs::create_dir_all(parent).during(|| format!("making {}", parent.display()))?;
         let id = facts.diff_id.clone();
-        let mut held = self.lock();
-        if let Some(there) = held.get_mut(&id) {
-            there.count += 1;
-        } else {
-            // What nobody holds and could not be moved away before must not be in the way now.
-            self.trash
-                .take(&path)
-                .during(|| format!("publishing layer {id}"))?;
-            renameat_with(CWD, &staging.path, CWD, &path, RenameFlags::NOREPLACE)
-                .during(|| format!("publishing layer {id}"))?;
-            held.insert(
-                id.clone(),
-                Held {
-                    count: 1,
-                    facts: Arc::new(facts),
-                },
-            );
+        let publishing = || format!("publishing layer {id}");
+        let mut replaces;
+        let mut known = self.lock();
+        loop {
+            match known.held.get_mut(&id) {
+                Some(there) if there.damaged.is_none() => {
+                    there.count += 1;
+                    drop(known);
+                    return Ok(self.lease_of(&id));
+                }
+                there => replaces = there.is_some(),
+            }
+            if known.moving.insert(id.clone()) {
+                break;
+            }
+            known = self.wait(known);
         }
-        drop(held);
-        Ok(Lease {
-            layers: Arc::clone(self),
-            id,
-        })
+        drop(known);
+        let placed = self.place(staging, &path, &id, replaces);
+        let beside = beside(&path);
+        let mut known = self.lock();
+        known.moving.remove(&id);
+        self.moved.notify_all();
+        let quarantined = match placed.during(publishing) {
+            Ok(quarantined) => quarantined,
+            Err(error) => {
+                let unheld = known.take_released(std::slice::from_ref(&id));
+                drop(known);
+                self.condemn(unheld);
+                return Err(error);
+            }
+        };
+        match known.held.get_mut(&id) {
+            Some(there) => {
+                there.count += 1;
+                there.facts = Arc::new(facts);
+                there.beside = beside;
+                there.damaged = None;
+                there.replaced.extend(quarantined);
+            }
+            None => drop(known.held.insert(id.clone(), Held::new(1, facts, beside))),
+        }
+        drop(known);
+        Ok(self.lease_of(&id))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Moves a layer to its place. What is damaged there may be mounted, and is kept.
+    fn place(
+        &self,
+        staging: &Staging,
+        path: &Path,
+        id: &Digest,
+        replaces: bool,
+    ) -> std::io::Result<Option<PathBuf>> {
+        let mut quarantined = None;
+        if replaces {
+            self.mounts.forget(id);
+            let name = format!("{}-{}", id.hex(), staging.number);
+            let aside = self.quarantine.join(name);
+            match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+                Ok(()) => quarantined = Some(aside),
+            }
+        }
+        // What nobody holds and could not be moved away before must not be in the way now.
+        self.trash.take(path)?;
+        renameat_with(CWD, &staging.path, CWD, path, RenameFlags::NOREPLACE)?;
+        Ok(quarantined)
+    }
+
+    /// The lease of one who is counted already.
+    fn lease_of(self: &Arc<Self>, id: &Digest) -> Lease {
+        Lease {
+            layers: Arc::clone(self),
+            id: id.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a folder has been moved: a rename or two.
+    fn wait<'a>(&self, known: MutexGuard<'a, Known>) -> MutexGuard<'a, Known> {
+        self.moved
+            .wait(known)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Known {
+    /// Of these, those that nobody holds; they count as being moved from now on.
+    fn take_released(&mut self, ids: &[Digest]) -> Vec<(Digest, Held)> {
+        let mut gone = Vec::new();
+        for id in ids {
+            let unheld = self.held.get(id).is_some_and(|held| held.count == 0);
+            // One that is being replaced is waited for by who replaces it, and dropped by him.
+            if unheld && !self.moving.contains(id) {
+                self.moving.insert(id.clone());
+                gone.extend(self.held.remove_entry(id));
+            }
+        }
+        gone
+    }
+
+    fn take_unheld(&mut self) -> Vec<(Digest, Held)> {
+        let all: Vec<_> = self.held.keys().cloned().collect();
+        self.take_released(&all)
+    }
+}
+
+impl Facts {
+    fn usage(&self) -> Usage {
+        Usage {
+            bytes: self.bytes,
+            inodes: self.inodes,
+        }
+    }
+}
+
+/// What lies beside the tree of a layer, and the folder itself.
+fn beside(layer: &Path) -> Usage {
+    let mut usage = Usage {
+        bytes: DISK_BLOCK,
+        inodes: 1,
+    };
+    for name in [FACTS, TABLE, RECIPE] {
+        if let Ok(meta) = std::fs::metadata(layer.join(name)) {
+            usage.bytes += meta.len().div_ceil(DISK_BLOCK) * DISK_BLOCK;
+            usage.inodes += 1;
+        }
+    }
+    usage
+}
+
 /// Whether there is something to compare a layer with, or what is wrong.
-fn compare(layer: &Path, facts: &Facts) -> Result<bool, String> {
+fn compare(layer: &Path, facts: &Facts, pace: &dyn Pace) -> Result<bool, Difference> {
     let Some(sum) = facts.table else {
         return Ok(false);
     };
+    match File::open(layer.join(RECIPE)) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
+        recipe => match recipe.and_then(recipe::is_whole) {
+            Ok(true) => {}
+            Ok(false) => return Err("its recipe is damaged".to_owned().into()),
+            Err(cause) => return Err(format!("its recipe: {cause}").into()),
+        },
+    }
     match facts.form {
-        Form::Dir => table::compare(&layer.join(TREE), &layer.join(TABLE), sum)?,
-        Form::Erofs => compare_image(&layer.join(IMAGE), sum)?,
+        Form::Dir => table::compare(&layer.join(TREE), &layer.join(TABLE), sum, pace)?,
+        Form::Erofs => compare_image(&layer.join(IMAGE), sum, pace)?,
     }
     Ok(true)
 }
 
-fn compare_image(image: &Path, sum: u32) -> Result<(), String> {
-    let found = File::open(image).and_then(|image| erofs::sum(&image));
-    match found {
-        Ok(found) if found == sum => Ok(()),
-        Ok(_) => Err("its image has another content".into()),
-        Err(cause) => Err(format!("its image: {cause}")),
+fn compare_image(image: &Path, sum: u32, pace: &dyn Pace) -> Result<(), Difference> {
+    let image = File::open(image);
+    match image.and_then(|image| erofs::sum(&image, pace)) {
+        Ok(Some(found)) if found == sum => Ok(()),
+        Ok(Some(_)) => Err("its image has another content".to_owned().into()),
+        Ok(None) => Err(Difference::Stopped),
+        Err(cause) => Err(format!("its image: {cause}").into()),
     }
 }
 
@@ -421,7 +717,8 @@ fn write_to_disk(root: &Path, folder: &File, marks: &[PathBuf]) -> std::io::Resu
         let parent = layer.parent().into_iter().map(Path::to_path_buf);
         let files = [
             layer.join(IMAGE),
-            layer.join("layer.json"),
+            layer.join(FACTS),
+            layer.join(RECIPE),
             layer.to_path_buf(),
         ];
         files
@@ -464,6 +761,8 @@ pub(crate) struct Staging {
     path: PathBuf,
     form: Form,
     too_many: Arc<AtomicBool>,
+    number: u64,
+    used: Arc<Used>,
 }
 
 impl Staging {
@@ -491,6 +790,16 @@ impl Staging {
         })
     }
 
+    /// What is written down while it is unpacked.
+    pub(crate) fn notes(&self) -> Result<Notes, Error> {
+        let recipe = self.path.join(RECIPE);
+        let recipe = File::create(&recipe).during(|| format!("making {}", recipe.display()))?;
+        Ok(Notes {
+            recipe: Some(recipe),
+            used: Arc::clone(&self.used),
+        })
+    }
+
     /// Whether the layer failed only for not being fit for this form.
     pub(crate) fn is_unfit(&self) -> bool {
         self.too_many.load(Ordering::SeqCst)
@@ -513,7 +822,7 @@ impl Staging {
             table: Some(contents.sum),
             form: self.form,
         };
-        let file = self.path.join("layer.json");
+        let file = self.path.join(FACTS);
         let text = serde_json::to_vec(&facts).expect("plain data can always be written as JSON");
         std::fs::write(&file, text).during(|| format!("writing {}", file.display()))?;
         // Nothing is synced here, and nobody waits for it: see `sync_when_woken`.
@@ -527,7 +836,8 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // Once published nothing is here any more, which is fine.
-        if let Err(cause) = self.layers.trash.take(&self.path) {
+        self.layers.lock().staged.remove(&self.number);
+        if let Err(cause) = self.layers.trash.take_sized(&self.path, self.used.now()) {
             tracing::warn!(folder = %self.path.display(), %cause, "a half-made layer could not be removed");
         }
         self.layers.trash.wake();

@@ -17,7 +17,7 @@ use crate::digest::Digest;
 use crate::error::During;
 use crate::layer::Form;
 use crate::layer::erofs::ErofsBuilder;
-use crate::layer::unpack::unpack;
+use crate::layer::unpack::{Notes, unpack};
 use crate::mount::{Look, mount_image, overlay};
 use crate::{Error, LayerForm};
 
@@ -157,7 +157,8 @@ fn probe(root: &Path) -> Result<(), Error> {
     let file = File::from(file);
     let again = file.try_clone().during(|| "sharing a file")?;
     let builder = ErofsBuilder::new(again, Arc::default()).during(|| "beginning an image")?;
-    unpack(std::io::empty(), builder).map_err(|error| Error::Other(error.to_string()))?;
+    unpack(std::io::empty(), builder, Notes::default())
+        .map_err(|error| Error::Other(error.to_string()))?;
     let mounted = Lower::mounted(Arc::new(mount_image(&file)?));
     // Without a writable folder there have to be two.
     let lowers = [mounted, Lower::folder(root.to_path_buf())];

@@ -134,15 +134,19 @@ impl Record {
         ));
     }
 
+    /// About how long its file is, in bytes: all but the names and the layers' digests.
+    pub(crate) fn length(&self) -> u64 {
+        (self.config.len() + self.manifest.as_ref().map_or(0, String::len)) as u64
+    }
+
     /// What others see of it; `layer_bytes` is what its layers take on disk.
     pub(crate) fn image(&self, layer_bytes: u64) -> Result<Image, Error> {
         let (config, _) = parse_config(self.config.as_bytes(), self.layers.len())?;
-        let own = self.config.len() + self.manifest.as_ref().map_or(0, String::len);
         Ok(Image {
             id: self.id.as_str().to_owned(),
             tags: self.tags.clone(),
             digests: self.digests.clone(),
-            size: layer_bytes + own as u64,
+            size: layer_bytes + self.length(),
             config,
             raw_config: self.config.as_bytes().into(),
             annotations: self.annotations.clone(),

@@ -7,7 +7,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::images::{Pack, Shelf, TestImage, descriptor};
 use super::server::{Reply, Request, Server};
 use super::tars::Tar;
-use super::{nothing_left, store_at, temp};
+use super::{nothing_left, store_at, temp, unused};
 use crate::Error;
 use crate::digest::Digest;
 use crate::manifest::{MAX_DOCUMENT, OCI_INDEX};
@@ -30,7 +30,7 @@ async fn check(serve: impl Fn(&Request) -> Reply + Send + Sync + 'static, named:
     );
     assert!(store.list().is_empty());
     nothing_left(temp.path()).await;
-    assert_eq!(store.usage().inodes, 0);
+    unused(&store).await;
     error
 }
 
@@ -327,11 +327,11 @@ async fn a_full_disk_is_told_and_service_goes_on() {
 fn a_wrong_hosts_file_and_a_store_in_use_are_refused() {
     let temp = temp();
     let _store = store_at(temp.path());
-    let config = crate::Config {
-        root: temp.path().join("store"),
-        registry_config: temp.path().join("certs.d"),
-        layer_form: crate::LayerForm::default(),
-    };
+    let config = crate::Config::new(
+        temp.path().join("store"),
+        temp.path().join("certs.d"),
+        "this".into(),
+    );
     let error = crate::Store::open(&config).unwrap_err().to_string();
     assert!(error.contains("another daemon"), "{error}");
     std::fs::create_dir_all(config.registry_config.join("a.io")).unwrap();

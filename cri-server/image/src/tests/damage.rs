@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::images::{Pack, Shelf, TestImage};
 use super::server::Server;
 use super::tars::Tar;
-use super::{limits, store_at, temp};
-use crate::{Config, Store, Verified};
+use super::{limits, nothing_left, store_at, temp, unused};
+use crate::{Checked, Config, Outcome, Scrub, Store, Subject};
 
 fn image() -> TestImage {
     let one = Tar::new()
@@ -25,12 +25,8 @@ fn image() -> TestImage {
 }
 
 fn open_in(root: &Path, boot: &str) -> Arc<Store> {
-    let config = Config {
-        root: root.join("store"),
-        registry_config: root.join("certs.d"),
-        layer_form: crate::LayerForm::default(),
-    };
-    Store::open_in(&config, limits(), boot).unwrap()
+    let config = Config::new(root.join("store"), root.join("certs.d"), boot.to_owned());
+    Store::open_with(&config, limits()).unwrap()
 }
 
 /// Pulls, and answers with the folders of the layers, each of them not known to be on disk.
@@ -75,11 +71,11 @@ async fn what_survived_is_shown_and_becomes_durable() {
     let store = open_in(temp.path(), "second");
     assert_eq!(store.list().len(), 1);
     durable(temp.path()).await;
-    let whole = Verified {
+    let whole = Checked {
         whole: 2,
-        ..Verified::default()
+        ..Checked::default()
     };
-    assert_eq!(store.verify().await.unwrap(), whole);
+    assert_eq!(store.check(false).await.unwrap(), whole);
 }
 
 #[tokio::test]
@@ -111,8 +107,15 @@ async fn what_did_not_survive_is_not_shown() {
     }
 }
 
+/// Spoils a file of the lower layer.
+fn spoil(root: &Path) {
+    let layers = layers(root);
+    let first = layers.iter().find(|layer| layer.join("fs/lib").exists());
+    std::fs::write(first.unwrap().join("fs/etc/name"), "CONTENT").unwrap();
+}
+
 #[tokio::test]
-async fn a_look_at_all_layers_finds_the_damaged_one() {
+async fn a_look_at_all_finds_what_is_damaged_and_leaves_it() {
     let temp = temp();
     let shelf = Shelf::default().image("a", "1", &image());
     let server = Server::start(move |request| shelf.serve(request));
@@ -121,15 +124,128 @@ async fn a_look_at_all_layers_finds_the_damaged_one() {
         .pull(&format!("{}/a:1", server.name()), None)
         .await
         .unwrap();
-    let layers = layers(temp.path());
-    let first = layers
-        .iter()
-        .find(|layer| layer.join("fs/lib").exists())
-        .unwrap();
-    std::fs::write(first.join("fs/etc/name"), "CONTENT").unwrap();
-    let found = store.verify().await.unwrap();
-    assert_eq!((found.whole, found.damaged.len()), (1, 1));
-    assert_eq!(found.damaged[0].images, [id]);
-    let reason = &found.damaged[0].reason;
+    spoil(temp.path());
+    let record = temp.path().join("store/images");
+    let record = record.join(format!("{}.json", id.strip_prefix("sha256:").unwrap()));
+    std::fs::write(&record, "{}").unwrap();
+    std::fs::create_dir(temp.path().join("store/layers/sha256/more")).unwrap();
+    std::fs::write(temp.path().join("store/images/more"), "").unwrap();
+    let found = store.check(false).await.unwrap();
+    assert_eq!((found.whole, found.findings.len()), (1, 4));
+    assert!(found.is_bad());
+    let subjects: Vec<_> = found.findings.iter().map(|f| f.subject).collect();
+    let expect = [
+        Subject::Layer,
+        Subject::Record,
+        Subject::Stray,
+        Subject::Stray,
+    ];
+    assert_eq!(subjects, expect);
+    assert_eq!(found.findings[0].images, [id]);
+    let reason = &found.findings[0].reason;
     assert!(reason.contains("another content"), "{reason}");
+    // Nothing was touched.
+    assert_eq!(store.check(false).await.unwrap(), found);
+    let repaired = store.check(true).await.unwrap();
+    assert!(!repaired.is_bad(), "{repaired:?}");
+    let whole = Checked {
+        whole: 2,
+        ..Checked::default()
+    };
+    assert_eq!(store.check(false).await.unwrap(), whole);
+    assert_eq!(store.list().len(), 1);
+}
+
+/// The container goes on with what it has; the next one gets what is whole.
+#[tokio::test]
+async fn a_damaged_layer_is_fetched_again_under_a_container() {
+    let temp = temp();
+    let shelf = Shelf::default().image("a", "1", &image());
+    let server = Server::start(move |request| shelf.serve(request));
+    let store = store_at(temp.path());
+    let name = format!("{}/a:1", server.name());
+    let id = store.pull(&name, None).await.unwrap();
+    let (one, two) = (temp.path().join("one"), temp.path().join("two"));
+    for target in [&one, &two] {
+        std::fs::create_dir(target).unwrap();
+    }
+    store.mount_rootfs(&id, "one", &one, None).await.unwrap();
+    spoil(temp.path());
+    let repaired = store.check(true).await.unwrap();
+    assert_eq!(repaired.findings[0].outcome, Outcome::Repaired);
+    assert!(one.join("etc/tool").exists());
+    store.mount_rootfs(&id, "two", &two, None).await.unwrap();
+    assert_eq!(std::fs::read(two.join("etc/again")).unwrap(), b"content");
+    let quarantine = || {
+        let boots = std::fs::read_dir(temp.path().join("store/quarantine")).unwrap();
+        let boot = boots.last().unwrap().unwrap().path();
+        std::fs::read_dir(boot).unwrap().count()
+    };
+    assert_eq!(quarantine(), 1);
+    for (container, target) in [("one", &one), ("two", &two)] {
+        store.unmount_rootfs(container, target).await.unwrap();
+    }
+    store.remove(&id).await.unwrap();
+    assert_eq!(quarantine(), 0);
+    nothing_left(temp.path()).await;
+    unused(&store).await;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_fetched_again_is_absent() {
+    let temp = temp();
+    let shelf = Shelf::default().image("a", "1", &image());
+    let server = Server::start(move |request| shelf.serve(request));
+    let store = store_at(temp.path());
+    let name = format!("{}/a:1", server.name());
+    let id = store.pull(&name, None).await.unwrap();
+    let target = temp.path().join("mounted");
+    std::fs::create_dir(&target).unwrap();
+    store.mount_rootfs(&id, "one", &target, None).await.unwrap();
+    drop(server);
+    spoil(temp.path());
+    let repaired = store.check(true).await.unwrap();
+    let outcome = &repaired.findings[0].outcome;
+    assert!(matches!(outcome, Outcome::Removed(_)), "{outcome:?}");
+    assert!(store.list().is_empty() && target.join("etc/tool").exists());
+    // Also after a restart a new image does not get the damaged layer.
+    drop(store);
+    let store = store_at(temp.path());
+    let shelf = Shelf::default().image("a", "1", &image());
+    let server = Server::start(move |request| shelf.serve(request));
+    store
+        .pull(&format!("{}/a:1", server.name()), None)
+        .await
+        .unwrap();
+    assert_eq!(store.check(false).await.unwrap().findings, []);
+    store.unmount_rootfs("one", &target).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_found_and_mended_in_the_background() {
+    let temp = temp();
+    let shelf = Shelf::default().image("a", "1", &image());
+    let server = Server::start(move |request| shelf.serve(request));
+    let root = temp.path();
+    let mut config = Config::new(root.join("store"), root.join("certs.d"), "this".into());
+    config.scrub = Some(Scrub {
+        rate: 1 << 30,
+        every: Duration::from_millis(20),
+    });
+    let store = Store::open_with(&config, limits()).unwrap();
+    store
+        .pull(&format!("{}/a:1", server.name()), None)
+        .await
+        .unwrap();
+    server.forget();
+    spoil(temp.path());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !server.asked().iter().any(|asked| asked.contains("/blobs/")) {
+        assert!(tokio::time::Instant::now() < deadline, "not found");
+        tokio::task::yield_now().await;
+    }
+    while !store.check(false).await.unwrap().findings.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "not mended");
+    }
+    assert_eq!(store.list().len(), 1);
 }

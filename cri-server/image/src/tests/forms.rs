@@ -11,16 +11,13 @@ use super::damage::durable;
 use super::images::{Pack, Shelf, TestImage};
 use super::server::Server;
 use super::tars::Tar;
-use super::{limits, nothing_left, temp};
-use crate::{Config, Error, LayerForm, Store, Verified};
+use super::{limits, nothing_left, temp, unused};
+use crate::{Checked, Config, Error, LayerForm, Store};
 
 fn try_open(root: &Path, form: LayerForm, boot: &str) -> Result<Arc<Store>, Error> {
-    let config = Config {
-        root: root.join("store"),
-        registry_config: root.join("certs.d"),
-        layer_form: form,
-    };
-    Store::open_in(&config, limits(), boot)
+    let mut config = Config::new(root.join("store"), root.join("certs.d"), boot.to_owned());
+    config.layer_form = form;
+    Store::open_with(&config, limits())
 }
 
 /// A store that has layers as images; nothing where the kernel cannot.
@@ -139,7 +136,7 @@ async fn a_root_file_system_of_images_is_mounted_written_and_taken_away() {
     assert_eq!(std::fs::read(target.0.join("d/old")).unwrap(), b"1");
     store.unmount_rootfs("c1", &target.0).await.unwrap();
     assert!(!target.0.join("d").exists());
-    assert_eq!(store.usage().bytes, 0);
+    unused(&store).await;
     nothing_left(temp.path()).await;
 }
 
@@ -209,11 +206,11 @@ async fn a_spoilt_image_is_found_and_does_not_survive_a_power_cut() {
     };
     let id = store.pull(&name(&server), None).await.unwrap();
     durable(temp.path()).await;
-    let whole = Verified {
+    let whole = Checked {
         whole: 2,
-        ..Verified::default()
+        ..Checked::default()
     };
-    assert_eq!(store.verify().await.unwrap(), whole);
+    assert_eq!(store.check(false).await.unwrap(), whole);
     let layers = std::fs::read_dir(temp.path().join("store/layers/sha256")).unwrap();
     let layers: Vec<_> = layers.map(|layer| layer.unwrap().path()).collect();
     let image = layers[0].join("image.erofs");
@@ -221,9 +218,9 @@ async fn a_spoilt_image_is_found_and_does_not_survive_a_power_cut() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&image, bytes).unwrap();
-    let found = store.verify().await.unwrap();
-    assert_eq!((found.whole, found.damaged.len()), (1, 1));
-    assert_eq!(found.damaged[0].images, [id]);
+    let found = store.check(false).await.unwrap();
+    assert_eq!((found.whole, found.findings.len()), (1, 1));
+    assert_eq!(found.findings[0].images, [id]);
     drop(store);
     // Known to be on disk, it is not looked at; not known to be, it is.
     assert_eq!(open(temp.path(), "two").unwrap().list().len(), 1);

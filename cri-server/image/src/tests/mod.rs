@@ -3,12 +3,14 @@
 mod bad_input;
 mod damage;
 mod debian;
+mod exports;
 mod forms;
 mod images;
 mod imports;
 mod mounts;
 mod node;
 mod pulls;
+mod room;
 pub(crate) mod server;
 pub(crate) mod tars;
 
@@ -17,15 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::registry::Limits;
-use crate::{Config, Store};
+use crate::{Config, Store, Usage};
 
 /// A store of its own below `root`, whose waits are short.
 fn store_at(root: &Path) -> Arc<Store> {
-    let config = Config {
-        root: root.join("store"),
-        registry_config: root.join("certs.d"),
-        layer_form: crate::LayerForm::default(),
-    };
+    let config = Config::new(root.join("store"), root.join("certs.d"), "this".into());
     Store::open_with(&config, limits()).unwrap()
 }
 
@@ -38,6 +36,7 @@ fn limits() -> Limits {
         longest_pause: Duration::from_secs(2),
         slowest: 100,
         slow_for: Duration::from_millis(400),
+        grace: Duration::ZERO,
     }
 }
 
@@ -74,6 +73,16 @@ async fn nothing_left(root: &Path) {
             "left: {:?}",
             left_overs(root)
         );
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until a store uses nothing: what is being deleted counts as well.
+async fn unused(store: &Store) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while store.usage() != Usage::default() {
+        let usage = store.usage();
+        assert!(tokio::time::Instant::now() < deadline, "{usage:?}");
         tokio::task::yield_now().await;
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::images::{Pack, Shelf, TestImage};
 use super::server::Server;
 use super::tars::Tar;
-use super::{nothing_left, store_at, temp};
+use super::{nothing_left, store_at, temp, unused};
 
 /// A folder to mount at; unmounted when dropped, also if a test fails.
 struct Target(PathBuf);
@@ -264,6 +264,7 @@ async fn an_image_whose_layer_is_gone_counts_as_absent() {
     drop(store);
     std::fs::write(&record, "{}").unwrap();
     let store = store_at(temp.path());
-    assert!(store.list().is_empty() && store.usage().inodes == 0);
+    assert!(store.list().is_empty());
     nothing_left(temp.path()).await;
+    unused(&store).await;
 }

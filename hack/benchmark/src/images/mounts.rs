@@ -27,11 +27,11 @@ pub(crate) fn measure(scratch: &Scratch, registry: &Registry, table: &mut Sample
 }
 
 async fn mount(scratch: &Scratch, reference: &str, table: &mut Samples) -> Result<()> {
-    let config = image::Config {
-        root: scratch.join("store"),
-        registry_config: scratch.join("certs.d"),
-        layer_form: image::LayerForm::default(),
-    };
+    let config = image::Config::new(
+        scratch.join("store"),
+        scratch.join("certs.d"),
+        "this".into(),
+    );
     let store = image::Store::open(&config)?;
     let target = scratch.join("mounted");
     std::fs::create_dir(&target)?;

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use super::format::{BLOCK, INODE, Inode, SLOT, set_links, whole_length};
+use crate::layer::table::Pace;
 
 /// How much is gathered before it is written, in bytes.
 const GATHERED: usize = 1 << 20;
@@ -178,8 +179,8 @@ pub(super) fn block_number(place: u64) -> io::Result<u32> {
     number.ok_or_else(|| io::Error::other("the layer is too large for one image"))
 }
 
-/// The sum of an image as it was written, read from a file.
-pub(crate) fn sum(file: &File) -> io::Result<u32> {
+/// The sum of an image as it was written, read from a file; nothing if `pace` says so.
+pub(crate) fn sum(file: &File, pace: &dyn Pace) -> io::Result<Option<u32>> {
     let mut sum = crc32fast::Hasher::new();
     let mut buffer = vec![0; GATHERED];
     let mut place = BLOCK as u64;
@@ -193,8 +194,11 @@ pub(crate) fn sum(file: &File) -> io::Result<u32> {
         }
         sum.update(&buffer[..count]);
         place += count as u64;
+        if !pace.go_on(count as u64) {
+            return Ok(None);
+        }
     }
     file.read_exact_at(&mut buffer[..BLOCK], 0)?;
     sum.update(&buffer[..BLOCK]);
-    Ok(sum.finalize())
+    Ok(Some(sum.finalize()))
 }

@@ -14,7 +14,8 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use super::ErofsBuilder;
 use crate::Error;
 use crate::digest::Digest;
-use crate::layer::unpack::unpack;
+use crate::layer::table::Unpaced;
+use crate::layer::unpack::{Notes, unpack};
 use crate::layer::{Contents, Promise, Target, build};
 use crate::mount::mount_image;
 use crate::tests::tars::{Head, Tar};
@@ -44,7 +45,7 @@ fn both(tar: &[u8]) -> Both {
         table: tempfile::tempfile().unwrap(),
         trash,
     };
-    let dir = build(tar, &promise(tar), target);
+    let dir = build(tar, &promise(tar), target, Notes::default());
     // What was replaced has more names as long as it lies there.
     std::fs::remove_dir_all(temp.path().join("trash")).unwrap();
     let image = temp.path().join("image");
@@ -56,7 +57,12 @@ fn both(tar: &[u8]) -> Both {
         .open(&image)
         .unwrap();
     let too_many = Arc::default();
-    let erofs = build(tar, &promise(tar), Target::Erofs { file, too_many });
+    let erofs = build(
+        tar,
+        &promise(tar),
+        Target::Erofs { file, too_many },
+        Notes::default(),
+    );
     Both { temp, dir, erofs }
 }
 
@@ -86,7 +92,7 @@ fn kernel_can() -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
     let tar = Tar::new().end();
     let builder = ErofsBuilder::new(file.reopen().unwrap(), Arc::default()).unwrap();
-    unpack(&tar[..], builder).unwrap();
+    unpack(&tar[..], builder, Notes::default()).unwrap();
     mount_image(&file.reopen().unwrap()).is_ok()
 }
 
@@ -189,7 +195,7 @@ fn check(tar: Tar) -> Both {
     assert_eq!((&dir.implicit, dir.opaque), (&erofs.implicit, erofs.opaque));
     let image = std::fs::File::open(both.image()).unwrap();
     assert_eq!(image.metadata().unwrap().len(), erofs.bytes);
-    assert_eq!(super::sum(&image).unwrap(), erofs.sum);
+    assert_eq!(super::sum(&image, &Unpaced).unwrap(), Some(erofs.sum));
     if let Some((_mount, root)) = mounted(&both.image()) {
         similar(&seen(&both.temp.path().join("fs")), &seen(&root));
     }
@@ -428,7 +434,7 @@ fn too_many_names_are_told_apart() {
         .file("b", b"")
         .file("c", b"")
         .end();
-    unpack(&tar[..], builder).unwrap_err();
+    unpack(&tar[..], builder, Notes::default()).unwrap_err();
     assert!(too_many.load(std::sync::atomic::Ordering::SeqCst));
 }
 
@@ -442,19 +448,12 @@ fn a_spoilt_image_is_found() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert_ne!(
-            super::sum(&std::fs::File::open(&path).unwrap()).unwrap(),
-            right,
-            "{at}"
-        );
+        assert_ne!(sum_of(&path), right, "{at}");
     }
     std::fs::write(&path, &whole[..4096]).unwrap();
-    assert_ne!(
-        super::sum(&std::fs::File::open(&path).unwrap()).unwrap(),
-        right
-    );
+    assert_ne!(sum_of(&path), right);
     std::fs::write(&path, b"").unwrap();
-    assert!(super::sum(&std::fs::File::open(&path).unwrap()).is_err());
+    assert!(super::sum(&std::fs::File::open(&path).unwrap(), &Unpaced).is_err());
 }
 
 /// An entry of few names, so that entries meet.
@@ -507,4 +506,9 @@ fn whiteout(path: &str) -> String {
         Some((parent, name)) => format!("{parent}/.wh.{name}"),
         None => format!(".wh.{path}"),
     }
+}
+
+fn sum_of(path: &Path) -> u32 {
+    let image = std::fs::File::open(path).unwrap();
+    super::sum(&image, &Unpaced).unwrap().unwrap()
 }

@@ -85,6 +85,11 @@ impl<R: Read> Archive<R> {
         &self.input
     }
 
+    /// The same, to be told what its reader learns.
+    pub(crate) fn source_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The next entry; what was not read of the one before is skipped.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extended = Extended::default();
@@ -109,10 +114,10 @@ impl<R: Read> Archive<R> {
         ))
     }
 
-    /// Reads all that is left, so that the source's end is reached.
-    pub(crate) fn finish(mut self) -> Result<(), TarError> {
+    /// Reads all that is left, so that the source's end is reached; gives the source back.
+    pub(crate) fn finish(mut self) -> Result<R, TarError> {
         io::copy(&mut self.input, &mut io::sink())?;
-        Ok(())
+        Ok(self.input)
     }
 
     fn member(
