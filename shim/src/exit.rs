@@ -1,53 +1,12 @@
-//! The end of a container: what outlived its init, whether memory ran out, and the exit record.
+//! The end of a container: what outlived its init, and the exit record.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use shim_api::{EXIT_RECORD, ExitRecord};
-
-/// Longest counter file that is read, bytes; both forms have less than a few hundred.
-const MAX_COUNTER_FILE: usize = 4096;
-
-/// The kernel's count of processes ended for want of memory, since the container was made.
-#[derive(Debug)]
-pub(crate) struct OomCounter {
-    file: File,
-    start: u64,
-}
-
-impl OomCounter {
-    /// Opens the counter and keeps it: the file may be gone when the container is.
-    /// `None`: there is no such file, or no such line in it.
-    pub(crate) fn open(path: &Path) -> Option<Self> {
-        let file = File::open(path).ok()?;
-        let start = read_counter(&file)?;
-        Some(Self { file, start })
-    }
-
-    /// Whether the count has risen.
-    pub(crate) fn rose(&self) -> bool {
-        read_counter(&self.file).is_some_and(|count| count > self.start)
-    }
-}
-
-fn read_counter(file: &File) -> Option<u64> {
-    let mut buffer = [0; MAX_COUNTER_FILE];
-    let length = file.read_at(&mut buffer, 0).ok()?;
-    parse_counter(str::from_utf8(&buffer[..length]).ok()?)
-}
-
-/// `oom_kill N` of `memory.events` (v2) and of `memory.oom_control` (v1).
-fn parse_counter(text: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix("oom_kill "))?
-        .trim()
-        .parse()
-        .ok()
-}
 
 /// How to end what is left in the container's control group.
 #[derive(Debug, Default)]
@@ -109,33 +68,6 @@ pub(crate) fn write_record(bundle: &Path, record: &ExitRecord) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counters_of_both_control_group_versions() {
-        let v1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
-        let v2 = "low 0\nhigh 0\nmax 5\noom 2\noom_kill 1\noom_group_kill 0\n";
-        for (text, expect) in [
-            (v1, Some(3)),
-            (v2, Some(1)),
-            ("", None),
-            ("oom_kill x\n", None),
-            ("oom 3\n", None),
-        ] {
-            assert_eq!(parse_counter(text), expect, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_counter_rises() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("memory.events");
-        assert!(OomCounter::open(&path).is_none());
-        fs::write(&path, "oom_kill 1\n").unwrap();
-        let counter = OomCounter::open(&path).unwrap();
-        assert!(!counter.rose());
-        fs::write(&path, "oom_kill 2\n").unwrap();
-        assert!(counter.rose());
-    }
 
     #[test]
     fn a_record_comes_back() {

@@ -23,6 +23,7 @@ mod init;
 mod log;
 mod machine;
 mod namespaces;
+mod oom;
 mod poller;
 mod runtime;
 mod service;

@@ -26,6 +26,8 @@ pub(crate) enum Token {
     Input,
     /// A daemon's connection, by number.
     Connection(u32),
+    /// A count of processes killed for want of memory may have changed.
+    Memory,
     /// A stream of an attached client: 0 stdin, 1 stdout, 2 stderr.
     Client {
         /// Number of the client.
@@ -44,6 +46,7 @@ impl Token {
             Self::Output(stream) => (3, stream, 0),
             Self::Input => (4, 0, 0),
             Self::Connection(number) => (5, 0, number),
+            Self::Memory => (7, 0, 0),
             Self::Client { number, stream } => (6, stream, number),
         };
         kind << 48 | u64::from(stream) << 32 | u64::from(number)
@@ -59,6 +62,7 @@ impl Token {
             3 => Self::Output(stream),
             4 => Self::Input,
             5 => Self::Connection(number),
+            7 => Self::Memory,
             _ => Self::Client { number, stream },
         }
     }
@@ -136,6 +140,7 @@ mod tests {
             Token::Output(1),
             Token::Input,
             Token::Connection(7),
+            Token::Memory,
             client,
         ] {
             assert_eq!(Token::unpack(token.pack()), token);

@@ -15,9 +15,10 @@ use shim_api::{LISTENER_FD, MAX_PACKET};
 
 use crate::cli::Options;
 use crate::connection::{Connections, Received};
-use crate::exit::{OomCounter, Sweeper};
+use crate::exit::Sweeper;
 use crate::failure::Failure;
 use crate::machine::{Action, Asker, Event, Machine, Made, Now};
+use crate::oom::OomCounter;
 use crate::poller::{Interest, Poller, Token};
 use crate::runtime::{Invocations, Runtime, Verb};
 use crate::stdio::{SCRATCH, Stdio};
@@ -150,6 +151,9 @@ impl Service {
         }
         let now = now().monotonic;
         self.invocations.enforce(now);
+        if let Some(counter) = &mut self.oom_counter {
+            counter.enforce(now, &self.poller);
+        }
         if self.machine.awaits_drain() && self.stdio.as_ref().is_none_or(Stdio::is_drained) {
             self.happened(Event::Drained);
         }
@@ -165,7 +169,14 @@ impl Service {
 
     fn timeout(&self) -> Option<Duration> {
         let own = self.machine.next_deadline().into_iter();
-        let deadline = own.chain(self.invocations.next_deadline()).min()?;
+        let counter = self
+            .oom_counter
+            .as_ref()
+            .and_then(OomCounter::next_deadline);
+        let deadline = own
+            .chain(self.invocations.next_deadline())
+            .chain(counter)
+            .min()?;
         Some(deadline.saturating_sub(now().monotonic))
     }
 
@@ -179,6 +190,11 @@ impl Service {
             }
             Token::Signals => self.child_signal(),
             Token::Init => self.init_ended(),
+            Token::Memory => {
+                if let Some(counter) = &mut self.oom_counter {
+                    counter.changed(now().monotonic);
+                }
+            }
             Token::Connection(number) => self.connection_ready(number, flags),
             stream => self.stream_ready(stream, flags),
         }

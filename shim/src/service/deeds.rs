@@ -13,8 +13,9 @@ use shim_api::{Checkpoint, Create, Done, Error, ExecStarted, ExitRecord, Message
 
 use super::{Action, Asker, Event, Made, Service, now};
 use crate::descendants;
-use crate::exit::{OomCounter, write_record};
+use crate::exit::write_record;
 use crate::failure::Failure;
+use crate::oom::OomCounter;
 use crate::poller::{Interest, Token};
 use crate::runtime::{Folders, Verb, read_pid};
 use crate::stdio::{ContainerEnds, Stdio};
@@ -273,6 +274,9 @@ impl Service {
             stdio.watch(&self.poller).map_err(fail)?;
         }
         self.oom_counter = OomCounter::open(Path::new(&self.oom_counter_path));
+        if let Some(counter) = &self.oom_counter {
+            counter.watch(&self.poller).map_err(fail)?;
+        }
         Ok(made)
     }
 

@@ -8,7 +8,9 @@ use shim_api::request::Call;
 use shim_api::state_reply::Phase;
 use shim_api::{EXIT_RECORD, Kill, Start, State};
 
-use crate::harness::{Container, Wish, attach_output, read_until, spawn, wait_readable};
+use crate::harness::{
+    Container, Wish, attach_output, read_until, spawn, unified, wait_readable, wait_unpopulated,
+};
 
 #[test]
 fn the_end_is_recorded_when_no_daemon_is_there() {
@@ -70,6 +72,36 @@ fn a_process_ended_for_want_of_memory_is_told() {
         return;
     };
     assert_eq!((record.exit_code, record.oom_killed), (137, true));
+}
+
+/// systemd removes a group of its making once it is empty, and may be faster than the shim.
+#[test]
+fn so_it_is_when_the_group_is_gone_before_the_shim_looks() {
+    if !unified() {
+        println!("skipped: needs cgroup v2");
+        return;
+    }
+    let go = "while [ ! -e /tmp/go ]; do sleep 0.1; done";
+    for (end, expect) in [
+        ("exec dd if=/dev/zero of=/dev/null bs=64M", (137, true)),
+        ("exit 3", (3, false)),
+    ] {
+        let wish = Wish {
+            memory: Some(16 << 20),
+            ..Wish::script(&format!("{go}; {end}"))
+        };
+        let Some((mut container, mut connection)) = Container::started(wish) else {
+            return;
+        };
+        kill_process(container.shim, Signal::STOP).unwrap();
+        std::fs::write(container.dir.path().join("rootfs/tmp/go"), "").unwrap();
+        wait_unpopulated(&container.cgroup("cgroup.events"));
+        std::fs::remove_dir(container.cgroup("")).unwrap();
+        kill_process(container.shim, Signal::CONT).unwrap();
+        let record = connection.exited();
+        assert_eq!((record.exit_code, record.oom_killed), expect, "{end}");
+        container.wait_for_shim();
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,7 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 const SHIM: &str = env!("CARGO_BIN_EXE_wherry-shim");
 const BUSYBOX: &str = "/bin/busybox";
-const CGROUPS: &str = "/sys/fs/cgroup/memory";
+const CGROUPS: &str = "/sys/fs/cgroup";
 const APPLETS: [&str; 13] = [
     "sh", "cat", "md5sum", "sleep", "seq", "head", "dd", "stty", "true", "tr", "yes", "kill", "tty",
 ];
@@ -55,6 +55,11 @@ fn runtime() -> Result<PathBuf, &'static str> {
         .ok_or("an OCI runtime")
 }
 
+/// Whether control groups are of version 2.
+pub(crate) fn unified() -> bool {
+    Path::new(CGROUPS).join("cgroup.controllers").exists()
+}
+
 fn missing() -> Option<&'static str> {
     if !rustix::process::geteuid().is_root() {
         return Some("root");
@@ -62,8 +67,14 @@ fn missing() -> Option<&'static str> {
     if !Path::new(BUSYBOX).exists() {
         return Some("/bin/busybox, static");
     }
-    if !Path::new(CGROUPS).join("memory.oom_control").exists() {
-        return Some("the memory controller, version 1");
+    let controllers = fs::read_to_string(Path::new(CGROUPS).join("cgroup.controllers"));
+    let v1 = || {
+        Path::new(CGROUPS)
+            .join("memory/memory.oom_control")
+            .exists()
+    };
+    if !controllers.map_or_else(|_| v1(), |names| names.contains("memory")) {
+        return Some("the memory controller");
     }
     runtime().err()
 }
@@ -159,6 +170,10 @@ impl Container {
     }
 
     pub(crate) fn create(&self) -> Create {
+        let counter = match unified() {
+            true => "memory.events",
+            false => "memory.oom_control",
+        };
         Create {
             log_path: if self.wish.log {
                 self.log_path().display().to_string()
@@ -168,7 +183,7 @@ impl Container {
             terminal: self.wish.terminal,
             stdin: self.wish.stdin,
             stdin_once: self.wish.stdin_once,
-            oom_counter: self.cgroup("memory.oom_control").display().to_string(),
+            oom_counter: self.cgroup(counter).display().to_string(),
             kill_file: String::new(),
             procs_file: self.cgroup("cgroup.procs").display().to_string(),
             owner_uid: 0,
@@ -178,7 +193,19 @@ impl Container {
     }
 
     pub(crate) fn cgroup(&self, file: &str) -> PathBuf {
-        Path::new(CGROUPS).join(&self.id).join(file)
+        let hierarchy = match unified() {
+            true => Path::new(CGROUPS).to_owned(),
+            false => Path::new(CGROUPS).join("memory"),
+        };
+        hierarchy.join(self.cgroup_name()).join(file)
+    }
+
+    /// The control group below its hierarchy: on v2 in one of the test's own, as a pod's are.
+    fn cgroup_name(&self) -> String {
+        match unified() {
+            true => format!("{}.above/{}", self.id, self.id),
+            false => self.id.clone(),
+        }
     }
 
     /// Pids of all processes in the container, those among them that nobody has reaped yet.
@@ -301,10 +328,10 @@ impl Container {
               {{"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","mode=755"]}},
               {{"destination":"/dev/pts","type":"devpts","source":"devpts",
                 "options":["newinstance","ptmxmode=0666","mode=0620"]}}],
-            "linux":{{"cgroupsPath":"/{id}","namespaces":[{pids}
+            "linux":{{"cgroupsPath":"/{cgroup}","namespaces":[{pids}
               {{"type":"mount"}},{{"type":"uts"}},{{"type":"ipc"}}]{memory}}}}}"#,
             terminal = wish.terminal,
-            id = self.id,
+            cgroup = self.cgroup_name(),
         )
     }
 }
@@ -314,6 +341,10 @@ impl Drop for Container {
         if !self.ended {
             self.lose_shim();
             self.delete();
+        }
+        if unified() {
+            // Empty by now, or the test has failed already.
+            fs::remove_dir(self.cgroup("..")).ok();
         }
     }
 }
@@ -387,12 +418,26 @@ pub(crate) fn open_process(pid: Pid) -> Option<OwnedFd> {
 }
 
 /// Waits until there is something to read, or an end.
+/// Waits until no process lives in a control group of version 2, by its `cgroup.events`.
+pub(crate) fn wait_unpopulated(events: &Path) {
+    let file = File::open(events).unwrap();
+    let mut text = [0; 128];
+    loop {
+        let length = file.read_at(&mut text, 0).unwrap();
+        if String::from_utf8_lossy(&text[..length]).contains("populated 0") {
+            return;
+        }
+        wait_for(file.as_fd(), PollFlags::PRI);
+    }
+}
+
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>) {
+    wait_for(fd, PollFlags::IN);
+}
+
+fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) {
     let timeout = Timespec::try_from(PATIENCE).unwrap();
-    let ready = poll(
-        &mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)],
-        Some(&timeout),
-    );
+    let ready = poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&timeout));
     assert_eq!(ready, Ok(1), "nothing came within {PATIENCE:?}");
 }
 
