@@ -61,10 +61,19 @@ fn identity(kubelet: &Kubelet, names: &[String]) -> BTreeMap<String, Value> {
     all
 }
 
-/// The number of sandboxes and containers that the engine has.
+/// The number of sandboxes that the engine has, and of containers but those that are to end: the
+/// kubelet keeps one or two of these that have ended.
 fn count(node: &Node) -> [usize; 2] {
     let lines = |args: &[&str]| node.crictl.ok(args).unwrap().lines().count();
-    [lines(&["pods", "-q"]), lines(&["ps", "-a", "-q"])]
+    let ending = [
+        "ps",
+        "-a",
+        "-q",
+        "--label",
+        "io.kubernetes.container.name=ending",
+    ];
+    let containers = lines(&["ps", "-a", "-q"]) - lines(&ending);
+    [lines(&["pods", "-q"]), containers]
 }
 
 /// Whoever knows pods anew has looked at all of them once.
