@@ -50,8 +50,10 @@ pub fn plan_container(
     process.set_capabilities(Some(granted.to_oci()));
     process.set_selinux_label(labels.as_ref().map(|labels| labels.process.clone()));
     let mut mounts = mounts::plan(spec, inputs, facts)?;
-    edits::add_mounts(inputs.edits, &mut mounts.list)?;
-    let mut linux = linux(spec, inputs, facts, granted, labels)?;
+    let namespaces = &inputs.sandbox.namespaces;
+    edits::add_mounts(inputs.edits, namespaces, &mut mounts.list)?;
+    let mut linux = linux(spec, inputs, facts, granted, labels, &identity)?;
+    let version = edits::add_resources(inputs.edits, namespaces, &mut linux)?;
     linux.set_rootfs_propagation(mounts.rootfs_propagation);
     linux.set_cgroups_path(Some(PathBuf::from(&cgroup)));
     let mut spec = assemble(
@@ -62,6 +64,9 @@ pub fn plan_container(
         spec.security.readonly_rootfs,
     );
     spec.set_hooks(edits::hooks(inputs.edits));
+    if let Some(version) = version {
+        spec.set_version(version.to_owned());
+    }
     Ok(ContainerPlan {
         spec,
         cgroup,
@@ -161,10 +166,12 @@ fn linux(
     facts: &NodeFacts,
     granted: Granted,
     labels: Option<Labels>,
+    identity: &Identity,
 ) -> Result<Linux, PlanError> {
     let security = &spec.security;
-    let asked = [inputs.devices, inputs.edits.devices.as_slice()].concat();
-    let Devices { nodes, rules } = devices::plan(security, &asked, facts)?;
+    let mut devices = devices::plan(security, inputs.devices, facts)?;
+    edits::add_devices(inputs.edits, identity, security.privileged, &mut devices)?;
+    let Devices { nodes, rules } = devices;
     let mut limits = resources::plan_resources(&spec.resources, facts)?;
     limits.set_devices(Some(rules));
     let mut linux = Linux::default();

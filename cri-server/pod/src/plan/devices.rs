@@ -9,7 +9,7 @@ use crate::container::{Device, Security};
 use crate::facts::{HostDevice, NodeFacts};
 
 /// Permission bits of a mode.
-const PERMISSIONS: u32 = 0o7777;
+pub(super) const PERMISSIONS: u32 = 0o7777;
 
 /// Character devices that any container may open: null, zero, full, random, urandom, tty, console,
 /// ptmx, and all pseudo-terminals. The runtime makes the first six in every container.
@@ -120,7 +120,7 @@ fn node(path: PathBuf, found: &HostDevice) -> LinuxDevice {
     node
 }
 
-fn rule_for(node: &LinuxDevice, permissions: &str) -> LinuxDeviceCgroup {
+pub(super) fn rule_for(node: &LinuxDevice, permissions: &str) -> LinuxDeviceCgroup {
     access(
         true,
         Some(node.typ()),
@@ -147,7 +147,7 @@ fn access(
 }
 
 /// Any of `r`, `w` and `m`, each at most once.
-fn permissions<'a>(field: &str, text: &'a str) -> Result<&'a str, PlanError> {
+pub(super) fn permissions<'a>(field: &str, text: &'a str) -> Result<&'a str, PlanError> {
     let once = |letter| text.matches(letter).count() <= 1;
     let known = text.chars().all(|letter| "rwm".contains(letter));
     match !text.is_empty() && known && ['r', 'w', 'm'].into_iter().all(once) {

@@ -40,7 +40,7 @@ pub use account::NewAccount;
 pub use apparmor::DEFAULT_PROFILE;
 pub use cgroup::{DEFAULT_CGROUP_PARENT, parent_cgroup};
 pub use container::plan_container;
-pub use edits::{EditHook, EditMount, Edits, HookPoint};
+pub use edits::{EditHook, EditMount, EditNode, EditRdt, Edits, HookPoint, NodeKind};
 pub use resources::{oom_score_adj as plan_oom_score, plan_resources};
 pub use sandbox::plan_sandbox;
 pub use selinux::mount_label;

@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount
 use super::{ContainerInputs, PlanError, SandboxPaths, check};
 use crate::container::{ContainerSpec, IdMap, Mount, Propagation};
 use crate::facts::NodeFacts;
-use crate::sandbox::{NamespaceMode, SandboxNamespaces, UserNamespace};
+use crate::sandbox::{IdRange, NamespaceMode, SandboxNamespaces, UserNamespace};
 
 /// Shared memory of the host, for pods without an IPC namespace of their own.
 const HOST_SHM: &str = "/dev/shm";
@@ -203,6 +203,15 @@ fn mapping(map: &IdMap) -> LinuxIdMapping {
         .size(map.length)
         .build()
         .expect("all three fields are set")
+}
+
+/// The ids of a user namespace, for a mount whose files keep their owners' numbers in it.
+pub(super) fn range(range: IdRange) -> LinuxIdMapping {
+    mapping(&IdMap {
+        from: 0,
+        to: range.host,
+        length: range.length,
+    })
 }
 
 /// How much may be written through the mount.

@@ -1,21 +1,24 @@
 //! Devices by name: what a vendor's files say has to be added to a container (Container Device
-//! Interface, specification 1.0, `SPEC.md`).
+//! Interface, specification 1.1, `SPEC.md`).
 //!
 //! The files are read each time a container asks for a device, so that what a driver has written
-//! counts at once. How the edits get into a specification is decided by `pod`.
+//! counts at once; [`document`] knows their form. How the edits get into a specification is decided
+//! by `pod`.
+
+mod document;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use pod::ContainerSpec;
-use pod::container::Device;
-use pod::plan::{EditHook, EditMount, Edits, HookPoint};
-use serde::Deserialize;
+use pod::plan::{EditHook, EditMount, EditNode, EditRdt, Edits, HookPoint, NodeKind};
 
+use self::document::{Document, Named, Raw, RawNode, RawRdt};
 use crate::error::Error;
-use crate::{rootfs, store};
+use crate::store;
 
 /// Most files of a folder that are read.
 const MAX_FILES: usize = 1024;
@@ -26,67 +29,10 @@ const MAX_FILE: u64 = 4 << 20;
 /// Annotations of older clients: the value of each has names with commas between.
 const ANNOTATIONS: &str = "cdi.k8s.io/";
 
-/// A vendor's file.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    kind: String,
-    #[serde(default)]
-    devices: Vec<Named>,
-    #[serde(default)]
-    container_edits: Raw,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Named {
-    name: String,
-    #[serde(default)]
-    container_edits: Raw,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Raw {
-    env: Vec<String>,
-    device_nodes: Vec<RawNode>,
-    mounts: Vec<RawMount>,
-    hooks: Vec<RawHook>,
-    additional_gids: Vec<u32>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct RawNode {
-    path: String,
-    host_path: String,
-    r#type: String,
-    major: Option<u32>,
-    minor: Option<u32>,
-    file_mode: Option<u32>,
-    permissions: String,
-    uid: Option<u32>,
-    gid: Option<u32>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct RawMount {
-    host_path: PathBuf,
-    container_path: String,
-    r#type: String,
-    options: Vec<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct RawHook {
-    hook_name: String,
-    path: PathBuf,
-    args: Vec<String>,
-    env: Vec<String>,
-    timeout: Option<i64>,
-}
+/// What a container may do with a device whose file does not say: all.
+const ALL: &str = "rwm";
+/// The word of a file for a device that may only be seen.
+const NONE: &str = "none";
 
 /// The devices that a container asks for, each once, in the order of asking.
 pub(crate) fn wanted(spec: &ContainerSpec) -> Vec<String> {
@@ -108,13 +54,14 @@ pub(crate) fn edits(folders: &[PathBuf], names: &[String]) -> Result<Edits, Erro
     if names.is_empty() {
         return Ok(edits);
     }
+    let mut unusable = Vec::new();
     let found = folders
         .iter()
-        .map(|folder| read_folder(folder))
+        .map(|folder| read_folder(folder, &mut unusable))
         .collect::<Vec<_>>();
     let mut applied = BTreeSet::new();
     for name in names {
-        let (file, document, device) = find(&found, name)?;
+        let (file, document, device) = find(&found, name, &unusable)?;
         let failed = |error: io::Error| {
             Error::failed(format!("CDI device {name:?} of {}", file.display()), error)
         };
@@ -129,7 +76,7 @@ pub(crate) fn edits(folders: &[PathBuf], names: &[String]) -> Result<Edits, Erro
 type Documents = BTreeMap<PathBuf, Document>;
 
 /// The files of a folder that can be read; none if there is no such folder.
-fn read_folder(folder: &Path) -> Documents {
+fn read_folder(folder: &Path, unusable: &mut Vec<String>) -> Documents {
     let names = store::names(folder).unwrap_or_default();
     let mut documents = Documents::new();
     for name in names.into_iter().take(MAX_FILES) {
@@ -138,7 +85,10 @@ fn read_folder(folder: &Path) -> Documents {
             Ok(Some(document)) => drop(documents.insert(path, document)),
             Ok(None) => {}
             // One vendor's mistake is not the others'; a device that is missed is named.
-            Err(error) => tracing::warn!(?path, %error, "a CDI file cannot be used"),
+            Err(error) => {
+                tracing::warn!(?path, %error, "a CDI file cannot be used");
+                unusable.push(format!("{} cannot be used: {error}", path.display()));
+            }
         }
     }
     documents
@@ -151,20 +101,14 @@ fn read(path: &Path) -> io::Result<Option<Document>> {
     };
     let mut text = String::new();
     File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    parse(format, &text).map(Some)
-}
-
-fn parse(format: &str, text: &str) -> io::Result<Document> {
-    match format {
-        "json" => serde_json::from_str(text).map_err(io::Error::from),
-        _ => serde_saphyr::from_str(text).map_err(|error| io::Error::other(error.to_string())),
-    }
+    document::parse(format, &text).map(Some)
 }
 
 /// The device of a name such as `vendor.example/class=name`.
 fn find<'a>(
     folders: &'a [Documents],
     name: &str,
+    unusable: &[String],
 ) -> Result<(&'a Path, &'a Document, &'a Named), Error> {
     let whole = || Error::Invalid(format!("CDI_devices: {name:?} is not vendor/class=name"));
     let (kind, device) = name.split_once('=').ok_or_else(whole)?;
@@ -190,8 +134,11 @@ fn find<'a>(
             (None, _) => {}
         }
     }
+    // It may be in a file that cannot be read.
+    let beside = unusable.first().map(|text| format!(" ({text})"));
     Err(Error::Invalid(format!(
-        "CDI_devices: {name:?} is not known on this node"
+        "CDI_devices: {name:?} is not known on this node{}",
+        beside.unwrap_or_default()
     )))
 }
 
@@ -202,8 +149,20 @@ fn apply(raw: &Raw, edits: &mut Edits) -> io::Result<()> {
             pair.ok_or_else(|| io::Error::other(format!("env {line:?} is not NAME=value")))?;
         edits.env.push((name.to_owned(), value.to_owned()));
     }
-    for node in &raw.device_nodes {
-        edits.devices.push(device(node)?);
+    for raw in &raw.device_nodes {
+        edits.devices.push(node(raw)?);
+    }
+    for link in &raw.net_devices {
+        if link.host_interface_name.is_empty() || link.name.is_empty() {
+            return Err(io::Error::other("a network device without both its names"));
+        }
+        edits
+            .links
+            .push((link.host_interface_name.clone(), link.name.clone()));
+    }
+    if let Some(raw) = &raw.intel_rdt {
+        // The class of a container is one: the device's outweighs that of its file.
+        edits.rdt = Some(rdt(raw)?);
     }
     edits
         .mounts
@@ -230,41 +189,86 @@ fn apply(raw: &Raw, edits: &mut Edits) -> io::Result<()> {
     Ok(())
 }
 
-/// A device as the host has it, with what the file says in its place.
-fn device(node: &RawNode) -> io::Result<(pod::facts::HostDevice, Device)> {
-    let host_path = if node.host_path.is_empty() {
-        &node.path
-    } else {
-        &node.host_path
+/// A node as the file has it, with what the host's says in the place of what it leaves out.
+fn node(raw: &RawNode) -> io::Result<EditNode> {
+    let host_path = match raw.host_path.as_str() {
+        "" => &raw.path,
+        path => path,
     };
-    let wrong = |reason: &str| io::Error::other(format!("device node {host_path:?}: {reason}"));
-    let metadata = fs::metadata(host_path).map_err(|error| {
-        io::Error::new(error.kind(), format!("device node {host_path:?}: {error}"))
-    })?;
-    let found = rootfs::host_device(Path::new(host_path), &metadata);
-    let mut found = found.ok_or_else(|| wrong("is no device"))?;
-    match node.r#type.as_str() {
-        "" => {}
-        "b" => found.block = true,
-        "c" | "u" => found.block = false,
-        _ => return Err(wrong("its type is none of b, c and u")),
-    }
-    found.major = node.major.unwrap_or(found.major);
-    found.minor = node.minor.unwrap_or(found.minor);
-    found.mode = node.file_mode.unwrap_or(found.mode);
-    found.uid = node.uid.unwrap_or(found.uid);
-    found.gid = node.gid.unwrap_or(found.gid);
-    let permissions = if node.permissions.is_empty() {
-        "rwm"
-    } else {
-        &node.permissions
+    let wrong = |reason: String| io::Error::other(format!("device node {host_path:?}: {reason}"));
+    let said = kind(&raw.r#type).map_err(wrong)?;
+    let (kind, major, minor) = match said {
+        Some(NodeKind::Fifo) => (NodeKind::Fifo, 0, 0),
+        Some(kind) if raw.major != 0 => (kind, raw.major, raw.minor),
+        said => {
+            let found = on_host(Path::new(host_path)).map_err(|error| wrong(error.to_string()))?;
+            if said.is_some_and(|said| said != found.0) {
+                return Err(wrong(format!("its type is not {:?} here", raw.r#type)));
+            }
+            match raw.major {
+                0 => found,
+                major => (found.0, major, raw.minor),
+            }
+        }
     };
-    let device = Device {
-        container_path: node.path.clone(),
-        host_path: host_path.clone(),
+    let permissions = match raw.permissions.as_str() {
+        "" => ALL,
+        NONE => "",
+        given => given,
+    };
+    Ok(EditNode {
+        path: raw.path.clone(),
+        kind,
+        major,
+        minor,
+        mode: raw.file_mode,
+        uid: raw.uid,
+        gid: raw.gid,
         permissions: permissions.to_owned(),
-    };
-    Ok((found, device))
+    })
+}
+
+/// The kind that a file names, if it names one.
+fn kind(text: &str) -> Result<Option<NodeKind>, String> {
+    Ok(Some(match text {
+        "" => return Ok(None),
+        "b" => NodeKind::Block,
+        "c" | "u" => NodeKind::Character,
+        "p" => NodeKind::Fifo,
+        other => return Err(format!("its type {other:?} is none of b, c, u and p")),
+    }))
+}
+
+fn on_host(path: &Path) -> io::Result<(NodeKind, u32, u32)> {
+    let found = fs::metadata(path)?;
+    let (of, device) = (found.file_type(), found.rdev());
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    if of.is_block_device() {
+        Ok((NodeKind::Block, major, minor))
+    } else if of.is_char_device() {
+        Ok((NodeKind::Character, major, minor))
+    } else if of.is_fifo() {
+        Ok((NodeKind::Fifo, 0, 0))
+    } else {
+        Err(io::Error::other("is no device"))
+    }
+}
+
+fn rdt(raw: &RawRdt) -> io::Result<EditRdt> {
+    let class = raw.class.as_str();
+    let names = class == "/" || !class.contains(['/', '\n']) && !matches!(class, "." | "..");
+    if !names {
+        return Err(io::Error::other(format!(
+            "intelRdt.closID {class:?} is no name"
+        )));
+    }
+    Ok(EditRdt {
+        class: class.to_owned(),
+        l3_cache: raw.l3_cache_schema.clone(),
+        memory_bandwidth: raw.mem_bw_schema.clone(),
+        schemata: raw.schemata.clone(),
+        monitoring: raw.enable_monitoring || raw.enable_cmt || raw.enable_mbm,
+    })
 }
 
 fn point(name: &str) -> io::Result<HookPoint> {
@@ -312,11 +316,87 @@ mod tests {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(edits.env, [pair("ALL", "1"), pair("A", "x=y")]);
         assert_eq!(edits.groups, [7]);
-        let (found, device) = &edits.devices[0];
-        assert_eq!((found.major, found.minor), (1, 3));
-        assert_eq!(
-            (&*device.container_path, &*device.permissions),
-            ("/dev/thing", "rwm")
+        let expect = EditNode {
+            path: "/dev/thing".into(),
+            kind: NodeKind::Character,
+            major: 1,
+            minor: 3,
+            mode: None,
+            uid: None,
+            gid: None,
+            permissions: "rwm".into(),
+        };
+        assert_eq!(edits.devices, [expect]);
+    }
+
+    fn node_of(text: &str) -> Result<EditNode, String> {
+        node(&serde_json::from_str(text).unwrap()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_node_need_not_be_there_if_its_file_says_all() {
+        let node = node_of(
+            r#"{"path": "/dev/none", "type": "b", "major": 7, "minor": 5, "permissions": "none",
+                "fileMode": 384, "uid": 3, "gid": 4}"#,
+        )
+        .unwrap();
+        let numbers = (node.kind, node.major, node.minor, node.mode);
+        assert_eq!(numbers, (NodeKind::Block, 7, 5, Some(0o600)));
+        assert_eq!((node.uid, node.gid), (Some(3), Some(4)));
+        assert_eq!(node.permissions, "");
+        let pipe = node_of(r#"{"path": "/run/none", "type": "p"}"#).unwrap();
+        assert_eq!((pipe.kind, pipe.major), (NodeKind::Fifo, 0));
+        let wrong = |text: &str, part: &str| {
+            let error = node_of(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        };
+        wrong(r#"{"path": "/dev/none"}"#, "No such file");
+        wrong(
+            r#"{"path": "/dev/null", "type": "b"}"#,
+            "its type is not \"b\"",
+        );
+        wrong(
+            r#"{"path": "/dev/null", "type": "x"}"#,
+            "none of b, c, u and p",
+        );
+        wrong(r#"{"path": "/etc"}"#, "is no device");
+    }
+
+    #[test]
+    fn links_and_classes_come_along() {
+        let text = r#"{"cdiVersion": "1.1.0", "kind": "v/c",
+            "containerEdits": {"intelRdt": {"closID": "silver", "enableCMT": true}},
+            "devices": [{"name": "a", "containerEdits": {
+                "netDevices": [{"hostInterfaceName": "eth7", "name": "fast0"}],
+                "intelRdt": {"closID": "gold", "schemata": ["L3:0=f"]}}},
+                {"name": "b", "containerEdits": {"netDevices": [{"name": "fast1"}]}},
+                {"name": "c", "containerEdits": {"intelRdt": {"closID": "../x"}}}]}"#;
+        let folder = folder(&[("x.json", text)]);
+        let of = |name: &str| edits(&[folder.path().into()], &names(&[name]));
+        let found = of("v/c=a").unwrap();
+        assert_eq!(found.links, [("eth7".to_owned(), "fast0".to_owned())]);
+        let rdt = found.rdt.unwrap();
+        assert_eq!((rdt.class.as_str(), rdt.monitoring), ("gold", false));
+        assert_eq!(rdt.schemata, ["L3:0=f"]);
+        assert!(
+            of("v/c=b")
+                .unwrap_err()
+                .to_string()
+                .contains("both its names")
+        );
+        assert!(of("v/c=c").unwrap_err().to_string().contains("is no name"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named() {
+        let text = JSON.replace("0.6.0", "7.0.0");
+        let folder = folder(&[("x.json", &text)]);
+        let asked = names(&["test.example/thing=a"]);
+        let error = edits(&[folder.path().into()], &asked).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("x.json cannot be used: cdiVersion"),
+            "{error}"
         );
     }
 
