@@ -17,16 +17,17 @@ const RECURSIVE_READ_ONLY_SINCE: (u32, u32) = (5, 12);
 /// Is there where systemd is the init system (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
 
-/// Reads all facts. `systemd_cgroup` is what the operator wants; without a word systemd makes the
+/// Reads all facts. `cgroups` are the node's control groups; `systemd_cgroup` is what the operator wants; without a word systemd makes the
 /// control groups where it is the init system and they are v2: it takes all of them for its own.
 ///
 /// # Errors
 ///
 /// If systemd shall make them and is not the init system.
 pub(crate) fn gather(
-    cgroup_v2: bool,
+    cgroups: &cgroup::Host,
     systemd_cgroup: Option<bool>,
 ) -> Result<NodeFacts, &'static str> {
+    let cgroup_v2 = cgroups.is_v2();
     let booted = Path::new(SYSTEMD).is_dir();
     if systemd_cgroup == Some(true) && !booted {
         return Err("systemd cannot make them: it is not the init system here");
@@ -42,7 +43,11 @@ pub(crate) fn gather(
         apparmor_default: apparmor::has_default(),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         recursive_read_only: kernel_version() >= RECURSIVE_READ_ONLY_SINCE,
-        hugepage_sizes: hugepage_sizes(),
+        swap_limits: cgroups.limits_swap(),
+        hugepage_sizes: match cgroups.has_controller("hugetlb") {
+            true => hugepage_sizes(),
+            false => Vec::new(),
+        },
         architecture: architecture().into(),
         ..NodeFacts::default()
     }))
@@ -113,7 +118,7 @@ fn resolv_conf() -> String {
     }
 }
 
-/// Page sizes of the hugetlb controller, named as its files name them.
+/// Page sizes of the kernel, named as the files of the hugetlb controller name them.
 pub(crate) fn hugepage_sizes() -> Vec<String> {
     let names = crate::store::names(Path::new("/sys/kernel/mm/hugepages")).unwrap_or_default();
     names.iter().filter_map(|name| page_size(name)).collect()
@@ -161,8 +166,14 @@ mod tests {
 
     #[test]
     fn facts_of_this_host() {
-        let facts = gather(false, None).unwrap();
-        assert!(!facts.systemd_cgroup, "not on v1 unless asked for");
+        let cgroups = cgroup::Host::detect().unwrap();
+        let facts = gather(&cgroups, None).unwrap();
+        let chosen = facts.systemd_cgroup;
+        assert!(!chosen || facts.cgroup_v2, "not on v1 unless asked for");
+        // Limits of huge pages are for a controller that is there.
+        let limited = !facts.hugepage_sizes.is_empty();
+        assert!(!limited || cgroups.has_controller("hugetlb"));
+        assert!(cgroups.has_controller("memory") || !facts.swap_limits);
         assert!(!facts.hostname.is_empty());
         assert!(facts.last_capability >= 37);
     }

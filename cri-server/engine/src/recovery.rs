@@ -42,7 +42,7 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
     let locks = take_folders(&paths)?;
     let cgroups = cgroup::Host::detect()
         .map_err(|error| OpenError::Config(format!("control groups: {error}")))?;
-    let facts = facts::gather(cgroups.is_v2(), config.systemd_cgroup)
+    let facts = facts::gather(&cgroups, config.systemd_cgroup)
         .map_err(|error| OpenError::Config(format!("control groups: {error}")))?;
     let images = image::Store::open(&config.image).map_err(OpenError::Image)?;
     let network = network::Network::open(&config.network).map_err(OpenError::Network)?;

@@ -50,13 +50,16 @@ impl SandboxRecord {
         Self {
             version: VERSION,
             id,
+            budget: Budget {
+                overhead: spec.overhead.clone(),
+                resources: spec.resources.clone(),
+            },
             spec: Arc::new(spec),
             runtime,
             phase: SandboxPhase::Reserved,
             created_at,
             ips: Vec::new(),
             cni_result: String::new(),
-            budget: Budget::default(),
             has_init: false,
         }
     }

@@ -18,6 +18,9 @@ pub struct ContainerSpec {
     pub image: String,
     /// The name that the user wrote, where it differs from `image`; given back unaltered.
     pub user_specified_image: String,
+    /// What else the client says of it.
+    #[serde(default)]
+    pub image_notes: ImageNotes,
     /// Replaces the image's entrypoint, unless empty.
     pub command: Vec<String>,
     /// Replaces the image's default arguments, unless empty.
@@ -56,6 +59,16 @@ pub struct ContainerSpec {
     /// The image is then the checkpoint's.
     #[serde(default)]
     pub checkpoint: Option<PathBuf>,
+}
+
+/// What a client says of an image beside its name. Nothing follows from it here; given back
+/// unaltered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageNotes {
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The runtime handler that it was pulled for; images are the same for all.
+    pub handler: String,
 }
 
 /// A mount into a container.
@@ -134,6 +147,9 @@ pub struct ImageVolume {
     pub image: String,
     /// The name that the user wrote; given back unaltered.
     pub user_specified_image: String,
+    /// What else the client says of it.
+    #[serde(default)]
+    pub notes: ImageNotes,
     /// What of the image, relative to its root; empty means all.
     pub sub_path: String,
 }
@@ -199,6 +215,12 @@ impl Resources {
         unified.extend(wanted.unified.clone());
         let memory_limit = number(wanted.memory_limit, self.memory_limit);
         let memory_swap_limit = match wanted.memory_swap_limit {
+            // No swap stays no swap, whatever becomes of memory.
+            0 if (1..).contains(&self.memory_limit)
+                && self.memory_swap_limit == self.memory_limit =>
+            {
+                memory_limit
+            }
             // The old sum would leave less than nothing for swap.
             0 if (1..memory_limit).contains(&self.memory_swap_limit) => memory_limit,
             new => number(new, self.memory_swap_limit),
@@ -397,6 +419,27 @@ mod tests {
         assert_eq!(after.hugepages, [("1GB".into(), 2), ("2MB".into(), 3)]);
         assert_eq!(after.unified.len(), 2);
         assert_eq!(after.cpuset_cpus, "0");
+    }
+
+    #[test]
+    fn swap_stays_what_it_was_when_memory_changes() {
+        let check = |before: (i64, i64), wanted: (i64, i64), expect: (i64, i64)| {
+            let limits = |(memory_limit, memory_swap_limit)| Resources {
+                memory_limit,
+                memory_swap_limit,
+                ..Default::default()
+            };
+            let after = limits(before).changed(&limits(wanted));
+            assert_eq!((after.memory_limit, after.memory_swap_limit), expect);
+        };
+        check((64, 64), (32, 0), (32, 32));
+        check((64, 64), (128, 0), (128, 128));
+        check((64, 96), (32, 0), (32, 96));
+        check((64, 96), (128, 0), (128, 128));
+        check((64, 0), (32, 0), (32, 0));
+        check((0, 0), (32, 0), (32, 0));
+        check((64, -1), (32, 0), (32, -1));
+        check((64, 64), (0, -1), (64, -1));
     }
 
     #[test]

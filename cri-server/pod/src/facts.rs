@@ -32,6 +32,8 @@ pub struct NodeFacts {
     pub recursive_read_only: bool,
     /// Kernel, file system of the images and OCI runtime can give a pod user ids of its own.
     pub user_namespaces: bool,
+    /// Control groups can limit swap.
+    pub swap_limits: bool,
     /// Page sizes of the hugetlb controller (`2MB`); empty where there is none.
     pub hugepage_sizes: Vec<String>,
     /// Devices of the host's `/dev`, for privileged containers.

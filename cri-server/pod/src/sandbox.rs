@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::{Resources, SelinuxOptions};
+
 /// A sandbox as asked for. Kept byte for byte: lists and status give back what came in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -39,6 +41,15 @@ pub struct SandboxSpec {
     pub privileged: bool,
     /// Name of the runtime handler; empty means the default one.
     pub handler: String,
+    /// What the pod takes beside its containers, as the client reckons.
+    #[serde(default)]
+    pub overhead: Option<Resources>,
+    /// What its containers may take together; the client itself limits the pod's control group.
+    #[serde(default)]
+    pub resources: Option<Resources>,
+    /// SELinux context of a process of the pod's own, where it has one.
+    #[serde(default)]
+    pub selinux: Option<SelinuxOptions>,
 }
 
 /// Which kernel namespaces a pod has for itself.

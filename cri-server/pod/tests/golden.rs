@@ -25,6 +25,7 @@ fn facts() -> NodeFacts {
         last_capability: 40,
         seccomp: true,
         architecture: "amd64".into(),
+        swap_limits: true,
         hugepage_sizes: vec!["2MB".into()],
         ..Default::default()
     }

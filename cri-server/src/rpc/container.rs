@@ -98,11 +98,15 @@ async fn read_spec(path: PathBuf) -> serde_json::Value {
     }
 }
 
-/// Changes limits. There is nothing to do where no limit of Linux is named.
+/// Changes limits. There is nothing to do where no limit of Linux is named. The annotations are
+/// hints for plugins, of which there are none.
 pub(super) async fn update(
     engine: &Engine,
     asked: cri::UpdateContainerResourcesRequest,
 ) -> Result<cri::UpdateContainerResourcesResponse, Error> {
+    if asked.windows.is_some() {
+        return Err(request::not_windows("windows").into());
+    }
     let wanted = request::resources("linux", asked.linux.unwrap_or_default())?;
     engine.update_container(&asked.container_id, wanted).await?;
     Ok(cri::UpdateContainerResourcesResponse {})

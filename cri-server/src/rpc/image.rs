@@ -51,10 +51,23 @@ pub(super) async fn pull(
     engine: &Engine,
     asked: cri::PullImageRequest,
 ) -> Result<cri::PullImageResponse, Error> {
+    check_handler(engine, asked.image.as_ref())?;
     let name = request::image_name("image", asked.image)?;
     let credentials = asked.auth.map(request::credentials);
     let image_ref = engine.images().pull(&name, credentials.as_ref()).await?;
     Ok(cri::PullImageResponse { image_ref })
+}
+
+/// Images are the same for all handlers, but one that does not exist is a mistake.
+fn check_handler(engine: &Engine, image: Option<&cri::ImageSpec>) -> Result<(), Error> {
+    let name = image.map_or("", |image| image.runtime_handler.as_str());
+    let known = |name: &str| engine.status().handlers.iter().any(|one| one.name == name);
+    match name.is_empty() || known(name) {
+        true => Ok(()),
+        false => Err(Error::Invalid(format!(
+            "image.runtime_handler: no runtime for {name:?} is configured"
+        ))),
+    }
 }
 
 pub(super) async fn remove(

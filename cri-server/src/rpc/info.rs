@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use engine::{Container, Sandbox};
 use pod::container::{Mount, Resources};
-use pod::sandbox::{NamespaceMode, PidMode, SandboxNamespaces};
+use pod::sandbox::{NamespaceMode, PidMode, PortMapping, Protocol, SandboxNamespaces};
 use pod::{ContainerSpec, SandboxSpec};
 use serde_json::{Value, json};
 
@@ -89,6 +89,10 @@ fn limits(limits: &Resources) -> Value {
         "memory_swap_limit_in_bytes": limits.memory_swap_limit,
         "cpuset_cpus": limits.cpuset_cpus,
         "cpuset_mems": limits.cpuset_mems,
+        "oom_score_adj": limits.oom_score_adj,
+        "hugepage_limits": limits.hugepages.iter().map(|(size, limit)| {
+            json!({ "page_size": size, "limit": limit })
+        }).collect::<Vec<_>>(),
         "unified": limits.unified,
     })
 }
@@ -125,25 +129,73 @@ fn sandbox_config(spec: &SandboxSpec) -> Value {
         "log_directory": spec.log_directory,
         "labels": spec.labels,
         "annotations": spec.annotations,
-        "linux": { "cgroup_parent": spec.cgroup_parent, "sysctls": spec.sysctls },
+        "dns_config": spec.dns.as_ref().map(|dns| json!({
+            "servers": dns.servers,
+            "searches": dns.searches,
+            "options": dns.options,
+        })),
+        "port_mappings": spec.port_mappings.iter().map(port_mapping).collect::<Vec<_>>(),
+        "linux": {
+            "cgroup_parent": spec.cgroup_parent,
+            "sysctls": spec.sysctls,
+            "overhead": spec.overhead.as_ref().map(limits),
+            "resources": spec.resources.as_ref().map(limits),
+            "security_context": { "privileged": spec.privileged },
+        },
     })
 }
 
-/// The container as asked for, spelt as CRI spells it. Its environment is in the specification.
+fn port_mapping(mapping: &PortMapping) -> Value {
+    let protocol = match mapping.protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
+    };
+    json!({
+        "protocol": protocol,
+        "container_port": mapping.container_port,
+        "host_port": mapping.host_port,
+        "host_ip": mapping.host_ip,
+    })
+}
+
+/// The container as asked for, spelt as CRI spells it. What its process may do is in the
+/// specification.
 fn container_config(spec: &ContainerSpec) -> Value {
     json!({
         "metadata": { "name": spec.name, "attempt": spec.attempt },
-        "image": { "image": spec.image, "user_specified_image": spec.user_specified_image },
+        "image": {
+            "image": spec.image,
+            "annotations": spec.image_notes.annotations,
+            "user_specified_image": spec.user_specified_image,
+            "runtime_handler": spec.image_notes.handler,
+        },
         "command": spec.command,
         "args": spec.args,
         "working_dir": spec.working_dir,
+        "envs": spec.env.iter().map(|(key, value)| {
+            json!({ "key": key, "value": value })
+        }).collect::<Vec<_>>(),
         "mounts": spec.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "devices": spec.devices.iter().map(|device| json!({
+            "container_path": device.container_path,
+            "host_path": device.host_path,
+            "permissions": device.permissions,
+        })).collect::<Vec<_>>(),
+        "CDI_devices": spec.cdi_devices.iter().map(|name| {
+            json!({ "name": name })
+        }).collect::<Vec<_>>(),
         "labels": spec.labels,
         "annotations": spec.annotations,
         "log_path": spec.log_path,
         "stdin": spec.stdin,
         "stdin_once": spec.stdin_once,
         "tty": spec.tty,
+        "linux": {
+            "resources": limits(&spec.resources),
+            "security_context": { "privileged": spec.security.privileged },
+        },
+        "stop_signal": spec.stop_signal,
     })
 }
 
@@ -152,6 +204,8 @@ fn mount(mount: &Mount) -> Value {
         "container_path": mount.container_path,
         "host_path": mount.host_path,
         "readonly": mount.readonly,
+        "image": mount.image.as_ref().map(|volume| json!({ "image": volume.image })),
+        "image_sub_path": mount.image.as_ref().map(|volume| &volume.sub_path),
     })
 }
 

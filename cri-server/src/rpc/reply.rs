@@ -133,7 +133,9 @@ pub(super) fn container_metadata(container: &Container) -> cri::ContainerMetadat
 fn image_spec(container: &Container, name: &str) -> cri::ImageSpec {
     cri::ImageSpec {
         image: name.into(),
+        annotations: pairs(&container.spec.image_notes.annotations),
         user_specified_image: container.spec.user_specified_image.clone(),
+        runtime_handler: container.spec.image_notes.handler.clone(),
         ..Default::default()
     }
 }
@@ -220,9 +222,10 @@ fn mount(mount: &Mount, image_ref: &str) -> cri::Mount {
         propagation: propagation.into(),
         image: mount.image.as_ref().map(|volume| cri::ImageSpec {
             image: volume.image.clone(),
+            annotations: pairs(&volume.notes.annotations),
             user_specified_image: volume.user_specified_image.clone(),
+            runtime_handler: volume.notes.handler.clone(),
             image_ref: image_ref.to_owned(),
-            ..Default::default()
         }),
         image_sub_path: mount
             .image

@@ -77,6 +77,26 @@ impl Host {
         matches!(self, Self::V2 { .. })
     }
 
+    /// Whether a controller is there, to account and to limit by.
+    pub fn has_controller(&self, name: &str) -> bool {
+        match self {
+            Self::V1(Hierarchies(all)) => all.contains_key(name),
+            Self::V2 { mount, .. } => std::fs::read_to_string(mount.join("cgroup.controllers"))
+                .is_ok_and(|all| all.split_whitespace().any(|one| one == name)),
+        }
+    }
+
+    /// Whether a group's use of swap can be limited: v1's files for it are missing where the kernel
+    /// was started without accounting of swap, v2's only where it knows no swap at all.
+    pub fn limits_swap(&self) -> bool {
+        match self {
+            Self::V1(Hierarchies(all)) => all
+                .get("memory")
+                .is_some_and(|one| one.mount.join("memory.memsw.limit_in_bytes").exists()),
+            Self::V2 { .. } => Path::new("/proc/swaps").exists(),
+        }
+    }
+
     /// The group at `path`: absolute from the hierarchies' roots, or relative to this process's
     /// own group (on v2 beside it, because a group with processes cannot have children with
     /// controllers). It need not exist.

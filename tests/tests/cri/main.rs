@@ -17,6 +17,7 @@ mod checkpoint;
 mod containerd;
 mod events;
 mod faults;
+mod fields;
 mod handlers;
 mod host;
 mod image_volumes;

@@ -13,8 +13,10 @@ use oci_spec::runtime::{
 
 use super::capabilities::{Granted, Set};
 use super::identity::Identity;
+use super::selinux::Labels;
 use super::{
     PlanError, SandboxPaths, cgroup, container, devices, mounts, namespaces, resources, seccomp,
+    selinux,
 };
 use crate::facts::NodeFacts;
 use crate::sandbox::SandboxSpec;
@@ -43,17 +45,20 @@ pub(super) fn plan(
     );
     // proc and dev are for OCI runtimes that do not start a process without them.
     let list = vec![mounts::proc(), mounts::dev(), program];
-    let annotations = container::pod_annotations(spec, id, "sandbox");
+    let mut annotations = container::pod_annotations(spec, id, "sandbox");
+    let logs = "io.kubernetes.cri.sandbox-log-directory".to_owned();
+    annotations.insert(logs, spec.log_directory.clone());
+    let labels = selinux::labels(spec.selinux.as_ref(), facts)?;
     Ok(container::assemble(
-        process(spec, facts),
+        process(spec, facts, labels.as_ref()),
         list,
-        linux(id, spec, paths, facts)?,
+        linux(id, spec, paths, facts, labels.as_ref())?,
         annotations,
         true,
     ))
 }
 
-fn process(spec: &SandboxSpec, facts: &NodeFacts) -> Process {
+fn process(spec: &SandboxSpec, facts: &NodeFacts, labels: Option<&Labels>) -> Process {
     let user = spec.namespaces.user;
     // A short namespace has no such id: then its last.
     let last = |length: u32| NOBODY.min(length.saturating_sub(1));
@@ -71,6 +76,7 @@ fn process(spec: &SandboxSpec, facts: &NodeFacts) -> Process {
     process.set_cwd(PathBuf::from("/"));
     process.set_rlimits(None);
     process.set_no_new_privileges(Some(true));
+    process.set_selinux_label(labels.map(|labels| labels.process.clone()));
     process.set_capabilities(Some(Granted::default().to_oci()));
     process.set_oom_score_adj(Some(resources::clamp_oom_score(OOM_SCORE_ADJ, facts)));
     process
@@ -81,6 +87,7 @@ fn linux(
     spec: &SandboxSpec,
     paths: &SandboxPaths,
     facts: &NodeFacts,
+    labels: Option<&Labels>,
 ) -> Result<Linux, PlanError> {
     let mut list = namespaces::pinned(&spec.namespaces, paths);
     list.extend([LinuxNamespaceType::Pid, LinuxNamespaceType::Mount].map(namespaces::new));
@@ -95,6 +102,7 @@ fn linux(
     linux.set_cgroups_path(Some(cgroup::path(&spec.cgroup_parent, id, facts)?.into()));
     linux.set_seccomp(seccomp::default_filter(facts, Set::default()));
     linux.set_masked_paths(Some(get_default_maskedpaths()));
+    linux.set_mount_label(labels.map(|labels| labels.mount.clone()));
     linux.set_readonly_paths(Some(get_default_readonly_paths()));
     Ok(linux)
 }

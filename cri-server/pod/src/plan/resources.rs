@@ -30,7 +30,7 @@ pub fn plan_resources(
 ) -> Result<LinuxResources, PlanError> {
     let mut planned = LinuxResources::default();
     planned.set_cpu(Some(cpu(resources)?));
-    planned.set_memory(memory(resources)?);
+    planned.set_memory(memory(resources, facts)?);
     let pages = hugepages(resources, facts)?;
     planned.set_hugepage_limits((!pages.is_empty()).then_some(pages));
     check_unified(resources, facts)?;
@@ -125,8 +125,9 @@ fn list(field: &str, text: &str) -> Result<Option<String>, PlanError> {
     }
 }
 
-/// Memory, and memory with swap. Where nothing is said of swap, a container with a limit has none.
-fn memory(resources: &Resources) -> Result<Option<LinuxMemory>, PlanError> {
+/// Memory, and memory with swap. Where nothing is said of swap, a container with a limit has none,
+/// if the kernel can keep it from swap at all.
+fn memory(resources: &Resources, facts: &NodeFacts) -> Result<Option<LinuxMemory>, PlanError> {
     let limit = bytes("memory_limit_in_bytes", resources.memory_limit)?;
     let both = bytes("memory_swap_limit_in_bytes", resources.memory_swap_limit)?;
     if let Some(both) = both.filter(|both| *both > 0)
@@ -141,9 +142,15 @@ fn memory(resources: &Resources) -> Result<Option<LinuxMemory>, PlanError> {
     if limit.is_none() && both.is_none() {
         return Ok(None);
     }
+    if both.is_some_and(|both| both > 0) && !facts.swap_limits {
+        return Err(PlanError::unsupported(
+            "linux.resources.memory_swap_limit_in_bytes",
+            "this node's control groups do not limit swap",
+        ));
+    }
     let mut memory = LinuxMemory::default();
     memory.set_limit(limit);
-    memory.set_swap(both.or(limit));
+    memory.set_swap(both.or(limit).filter(|_| facts.swap_limits));
     Ok(Some(memory))
 }
 
@@ -214,6 +221,7 @@ mod tests {
     fn facts() -> NodeFacts {
         NodeFacts {
             cgroup_v2: true,
+            swap_limits: true,
             hugepage_sizes: vec!["2MB".into()],
             oom_score_floor: Some(-500),
             ..Default::default()
@@ -298,6 +306,21 @@ mod tests {
         check(&ram(64, 63), Err("memory_swap_limit_in_bytes"));
         check(&ram(0, 64), Err("memory_swap_limit_in_bytes"));
         check(&ram(-2, 0), Err("linux.resources.memory_limit_in_bytes: "));
+    }
+
+    #[test]
+    fn swap_that_cannot_be_limited() {
+        let plan = |limit, both| plan_resources(&ram(limit, both), &NodeFacts::default());
+        let memory = plan(64, 0).unwrap().memory().unwrap();
+        assert_eq!((memory.limit(), memory.swap()), (Some(64), None));
+        let unlimited = plan(64, -1).unwrap().memory().unwrap();
+        assert_eq!(unlimited.swap(), None);
+        let refused = plan(64, 128).unwrap_err();
+        assert!(
+            matches!(refused, PlanError::Unsupported { .. }),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("memory_swap_limit_in_bytes"));
     }
 
     #[test]

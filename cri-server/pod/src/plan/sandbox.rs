@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{Namespace, PlanError, SandboxPaths, SandboxPlan, cgroup, check, files, init, sysctls};
+use super::{
+    Namespace, PlanError, SandboxPaths, SandboxPlan, cgroup, check, files, init, selinux, sysctls,
+};
 use crate::facts::NodeFacts;
 use crate::sandbox::{NamespaceMode, PidMode, PortMapping, SandboxNamespaces, SandboxSpec};
 
@@ -26,6 +28,7 @@ pub fn plan_sandbox(
     check_names(spec)?;
     check_ports(&spec.port_mappings)?;
     check_user(&spec.namespaces, facts)?;
+    selinux::labels(spec.selinux.as_ref(), facts)?;
     // Each container lies below the parent; better refused now than with the first of them.
     cgroup::path(&spec.cgroup_parent, id, facts)?;
     let hostname = hostname(spec, facts).to_owned();

@@ -24,13 +24,18 @@ pub fn mount_label(security: &Security, facts: &NodeFacts) -> Result<Option<Stri
     Ok(plan(security, facts)?.map(|labels| labels.mount))
 }
 
-/// The contexts, if some are asked for and SELinux is on. A privileged container keeps the
-/// engine's.
+/// The contexts of a container. A privileged one keeps the engine's.
 pub(super) fn plan(security: &Security, facts: &NodeFacts) -> Result<Option<Labels>, PlanError> {
-    let asked = security
-        .selinux
-        .as_ref()
-        .filter(|options| **options != SelinuxOptions::default());
+    let labels = labels(security.selinux.as_ref(), facts)?;
+    Ok(labels.filter(|_| !security.privileged))
+}
+
+/// The contexts, if some are asked for and SELinux is on.
+pub(super) fn labels(
+    asked: Option<&SelinuxOptions>,
+    facts: &NodeFacts,
+) -> Result<Option<Labels>, PlanError> {
+    let asked = asked.filter(|options| **options != SelinuxOptions::default());
     let Some(options) = asked else {
         return Ok(None);
     };
@@ -38,7 +43,7 @@ pub(super) fn plan(security: &Security, facts: &NodeFacts) -> Result<Option<Labe
     for part in parts.iter().filter(|part| !part.is_empty()) {
         check::one_word(FIELD, part)?;
     }
-    if !facts.selinux || security.privileged {
+    if !facts.selinux {
         return Ok(None);
     }
     let [user, role, type_] = match parts.map(|part| part.is_empty()) {

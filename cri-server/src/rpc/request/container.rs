@@ -6,14 +6,15 @@ use cri_api as cri;
 use pod::ContainerSpec;
 use pod::PlanError as Refused;
 use pod::container::{
-    Device, IdMap, IdMaps, ImageVolume, Mount, Propagation, Resources, Restriction,
+    Device, IdMap, IdMaps, ImageNotes, ImageVolume, Mount, Propagation, Resources,
+    Restriction,
 };
 use pod::sandbox::SandboxNamespaces;
 
 use super::security::security;
 use super::{
-    absolute, absolute_or_empty, check_mapping, choice, each, filled, invalid, pairs, plain,
-    plains, required, unsupported, within,
+    absolute, absolute_or_empty, check_mapping, choice, each, filled, invalid, not_windows, pairs,
+    plain, plains, required, within,
 };
 
 /// The container that a client asks for, in a pod with these namespaces.
@@ -29,7 +30,7 @@ pub(in crate::rpc) fn container(
     let metadata = required("config.metadata", config.metadata)?;
     let image = required("config.image", config.image)?;
     if config.windows.is_some() {
-        return Err(unsupported("config.windows", "this is a Linux node"));
+        return Err(not_windows("config.windows"));
     }
     let linux = config.linux.unwrap_or_default();
     // No image has such a name: it is the archive of a checkpoint.
@@ -42,6 +43,10 @@ pub(in crate::rpc) fn container(
         attempt: metadata.attempt,
         image: filled("config.image.image", image.image)?,
         user_specified_image: image.user_specified_image,
+        image_notes: ImageNotes {
+            annotations: pairs("config.image.annotations", image.annotations)?,
+            handler: image.runtime_handler,
+        },
         command: plains("config.command", config.command)?,
         args: plains("config.args", config.args)?,
         working_dir: absolute_or_empty("config.working_dir", config.working_dir)?,
@@ -143,6 +148,13 @@ fn image_volume(
     Ok(Some(ImageVolume {
         image: plain(&format!("{field}.image.image"), image.image.clone())?,
         user_specified_image: image.user_specified_image.clone(),
+        notes: ImageNotes {
+            annotations: pairs(
+                &format!("{field}.image.annotations"),
+                image.annotations.clone(),
+            )?,
+            handler: image.runtime_handler.clone(),
+        },
         sub_path: plain(&format!("{field}.image_sub_path"), path.clone())?,
     }))
 }

@@ -47,6 +47,11 @@ fn unsupported(field: &str, reason: impl Into<String>) -> Refused {
     }
 }
 
+/// A field of another system.
+pub(super) fn not_windows(field: &str) -> Refused {
+    unsupported(field, "this is a Linux node")
+}
+
 /// A message that must be there.
 fn required<T>(field: &str, value: Option<T>) -> Result<T, Refused> {
     value.ok_or_else(|| invalid(field, "is missing"))

@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use cri_api as cri;
 use pod::PlanError as Refused;
 use pod::SandboxSpec;
+use pod::container::Resources;
 use pod::sandbox::{Dns, PidMode, PortMapping, Protocol, SandboxNamespaces};
 
+use super::container::resources;
+use super::security::{old_profile, selinux};
 use super::{
-    absolute_or_empty, account, choice, each, filled, invalid, namespace, pairs, plain, plains,
-    required, unsupported, user_namespace, within,
+    absolute_or_empty, account, choice, each, filled, invalid, namespace, not_windows, pairs,
+    plain, plains, required, user_namespace, within,
 };
 
 /// The sandbox that a client asks for, for the runtime handler of that name.
@@ -24,7 +27,7 @@ pub(in crate::rpc) fn sandbox(
     let config = required("config", config)?;
     let metadata = required("config.metadata", config.metadata)?;
     if config.windows.is_some() {
-        return Err(unsupported("config.windows", "this is a Linux node"));
+        return Err(not_windows("config.windows"));
     }
     let linux = config.linux.unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
@@ -45,7 +48,19 @@ pub(in crate::rpc) fn sandbox(
             .and_then(|()| namespaces(&security.namespace_options.unwrap_or_default()))?,
         privileged: security.privileged,
         handler: plain("runtime_handler", handler)?,
+        overhead: limits("overhead", linux.overhead)?,
+        resources: limits("resources", linux.resources)?,
+        selinux: security.selinux_options.map(selinux),
     })
+}
+
+fn limits(
+    name: &str,
+    asked: Option<cri::LinuxContainerResources>,
+) -> Result<Option<Resources>, Refused> {
+    asked
+        .map(|asked| resources(&format!("config.linux.{name}"), asked))
+        .transpose()
 }
 
 /// A sandbox has no process whose identity could be set; what contradicts itself is refused all
@@ -65,6 +80,15 @@ fn check_identity(security: &cri::LinuxSandboxSecurityContext) -> Result<(), Ref
     }
     let groups = security.supplemental_groups.clone();
     each(&field("supplemental_groups"), groups, account)?;
+    choice::<cri::SupplementalGroupsPolicy>(
+        &field("supplemental_groups_policy"),
+        security.supplemental_groups_policy,
+    )?;
+    #[expect(deprecated, reason = "clients older than `seccomp` send it")]
+    old_profile(
+        &field("seccomp_profile_path"),
+        &security.seccomp_profile_path,
+    )?;
     for (name, profile) in [
         ("seccomp", &security.seccomp),
         ("apparmor", &security.apparmor),
@@ -327,6 +351,57 @@ mod tests {
         refused(
             |c| options(c).userns_options = Some(cri::UserNamespace::default()),
             &format!("{field}.userns_options.uids: has 0 mappings; exactly one is possible"),
+        );
+    }
+
+    #[test]
+    fn what_the_pod_costs_and_its_context() {
+        let mut asked = config();
+        let linux = asked.linux.get_or_insert_default();
+        linux.overhead = Some(cri::LinuxContainerResources {
+            memory_limit_in_bytes: 7,
+            ..Default::default()
+        });
+        linux
+            .security_context
+            .get_or_insert_default()
+            .selinux_options = Some(cri::SeLinuxOption {
+            level: "s0:c1".into(),
+            ..Default::default()
+        });
+        let spec = sandbox(Some(asked), String::new()).unwrap();
+        assert_eq!(spec.overhead.map(|limits| limits.memory_limit), Some(7));
+        assert_eq!(spec.resources, None);
+        assert_eq!(spec.selinux.unwrap().level, "s0:c1");
+        refused(
+            |c| {
+                let linux = c.linux.get_or_insert_default();
+                linux.resources.get_or_insert_default().cpu_shares = -1;
+            },
+            "config.linux.resources.cpu_shares: -1 is not within 0 to 9223372036854775807",
+        );
+    }
+
+    #[test]
+    fn words_of_a_pods_security_are_checked() {
+        let field = "config.linux.security_context";
+        let security = |change: fn(&mut cri::LinuxSandboxSecurityContext), expect: &str| {
+            refused(
+                |c| {
+                    let linux = c.linux.get_or_insert_default();
+                    change(linux.security_context.get_or_insert_default());
+                },
+                &format!("{field}.{expect}"),
+            );
+        };
+        security(
+            |s| s.supplemental_groups_policy = 7,
+            "supplemental_groups_policy: 7 is not known",
+        );
+        #[expect(deprecated, reason = "what older clients send")]
+        security(
+            |s| s.seccomp_profile_path = "best".into(),
+            "seccomp_profile_path: \"best\" is not known",
         );
     }
 

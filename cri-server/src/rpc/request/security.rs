@@ -221,7 +221,7 @@ fn profile_request(field: &str, profile: &cri::SecurityProfile) -> Result<Profil
 }
 
 /// The words of the time before profiles had types.
-fn old_profile(field: &str, text: &str) -> Result<ProfileRequest, Refused> {
+pub(super) fn old_profile(field: &str, text: &str) -> Result<ProfileRequest, Refused> {
     match text {
         "" | "unconfined" => Ok(ProfileRequest::Unconfined),
         "runtime/default" | "docker/default" => Ok(ProfileRequest::RuntimeDefault),
@@ -232,7 +232,7 @@ fn old_profile(field: &str, text: &str) -> Result<ProfileRequest, Refused> {
     }
 }
 
-fn selinux(options: cri::SeLinuxOption) -> SelinuxOptions {
+pub(super) fn selinux(options: cri::SeLinuxOption) -> SelinuxOptions {
     SelinuxOptions {
         user: options.user,
         role: options.role,

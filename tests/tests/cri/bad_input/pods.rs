@@ -155,6 +155,40 @@ const LINUX: &[Case] = &[
         "sysctls[\"kernel.shmmax\"]",
     ),
     (
+        |c| {
+            namespaces(c).network = cri::NamespaceMode::Node.into();
+            sysctl(c, "net.core.somaxconn", "1");
+        },
+        "sysctls[\"net.core.somaxconn\"]",
+    ),
+    (
+        |c| linux(c).overhead.get_or_insert_default().cpu_shares = -1,
+        "config.linux.overhead.cpu_shares",
+    ),
+    (
+        |c| linux(c).resources.get_or_insert_default().oom_score_adj = 2000,
+        "config.linux.resources.oom_score_adj",
+    ),
+    (
+        |c| security(c).supplemental_groups_policy = 7,
+        "security_context.supplemental_groups_policy",
+    ),
+    (
+        |c| {
+            let options = cri::SeLinuxOption {
+                level: "s0 x".into(),
+                ..Default::default()
+            };
+            security(c).selinux_options = Some(options);
+        },
+        "security_context.selinux_options",
+    ),
+    (
+        #[expect(deprecated, reason = "what older clients send")]
+        |c| security(c).seccomp_profile_path = "best".into(),
+        "security_context.seccomp_profile_path",
+    ),
+    (
         |c| security(c).run_as_group = Some(cri::Int64Value { value: 1 }),
         "security_context.run_as_group",
     ),

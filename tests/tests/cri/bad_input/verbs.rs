@@ -3,7 +3,7 @@
 use cri_api as cri;
 use cri_api::runtime_service_client::RuntimeServiceClient;
 use tests::Client;
-use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound};
+use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound, Unimplemented};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -418,6 +418,15 @@ fn numbers_and_streams_out_of_range() {
     for (answer, field) in answers {
         asked.expect(answer, InvalidArgument, field);
     }
+    let windows = cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        windows: Some(cri::WindowsContainerResources::default()),
+        ..Default::default()
+    };
+    let windows = call(&asked.client, async |mut cri| {
+        cri.update_container_resources(windows).await
+    });
+    asked.expect(windows, Unimplemented, "windows");
     asked.judge(&before);
 }
 
@@ -498,5 +507,15 @@ fn images_without_a_name() {
         let answer = client.image_call(async |mut cri| cri.remove_image(remove).await);
         asked.expect(answer, InvalidArgument, field);
     }
+    let pull = cri::PullImageRequest {
+        image: Some(cri::ImageSpec {
+            image: asked.node.image.clone(),
+            runtime_handler: "nobody's".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let answer = client.image_call(async |mut cri| cri.pull_image(pull).await);
+    asked.expect(answer, InvalidArgument, "image.runtime_handler");
     asked.judge(&before);
 }
