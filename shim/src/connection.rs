@@ -25,7 +25,7 @@ const MAX_WAITING: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Received {
     /// A request.
-    Request(Request, Vec<OwnedFd>),
+    Request(Box<Request>, Vec<OwnedFd>),
     /// Nothing now.
     Nothing,
     /// It has ended, or sent what cannot be understood.
@@ -156,7 +156,7 @@ fn send(socket: BorrowedFd<'_>, packet: &[u8], fd: Option<&OwnedFd>) -> Result<(
 fn receive(socket: BorrowedFd<'_>, scratch: &mut [u8]) -> Received {
     match receive_packet(socket, scratch) {
         Ok(Some((length, fds))) => match Request::decode(&scratch[..length]) {
-            Ok(request) => Received::Request(request, fds),
+            Ok(request) => Received::Request(Box::new(request), fds),
             Err(_) => Received::End,
         },
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,

@@ -16,8 +16,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitIdOptions, WaitIdStatus, kill_process, pidfd_open, waitid,
 };
-use shim_api::PID_FILE;
 use shim_api::error::Kind;
+use shim_api::{Connections, PID_FILE};
 
 use crate::cli::Options;
 use crate::descendants;
@@ -109,6 +109,8 @@ pub(crate) struct Folders<'a> {
     pub(crate) images: &'a Path,
     /// Logs of how they are written or read.
     pub(crate) work: &'a Path,
+    /// What becomes of open TCP connections.
+    pub(crate) connections: Connections,
 }
 
 /// Files in the bundle through which we and the runtime talk.
@@ -273,6 +275,11 @@ impl Runtime {
             argv.extend(["--work-path".into(), folders.work.into()]);
             // What else a process may have that needs saying: it is the same at both ends.
             argv.push("--file-locks".into());
+            match folders.connections {
+                Connections::Refuse => {}
+                Connections::Keep => argv.push("--tcp-established".into()),
+                Connections::Close => argv.push("--tcp-close".into()),
+            }
         }
         match verb {
             Verb::Checkpoint => argv.push("--leave-running".into()),
@@ -571,6 +578,7 @@ mod tests {
             Some(Folders {
                 images: Path::new("/i"),
                 work: Path::new("/w"),
+                connections: Connections::Refuse,
             })
         };
         check_with(
@@ -587,6 +595,24 @@ mod tests {
             "/b/runtime.log --log-format json restore --image-path /i --work-path /w --file-locks \
              --detach --bundle /b --pid-file /b/init.pid --console-socket /s c1",
         );
+        for (connections, flag) in [
+            (Connections::Keep, "--tcp-established"),
+            (Connections::Close, "--tcp-close"),
+        ] {
+            let folders = Folders {
+                connections,
+                ..folders().unwrap()
+            };
+            check_with(
+                Verb::Checkpoint,
+                None,
+                Some(folders),
+                &format!(
+                    "/b/checkpoint.log --log-format json checkpoint --image-path /i --work-path /w \
+                     --file-locks {flag} --leave-running c1"
+                ),
+            );
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::process;
+
 /// The folder of the peers: `$WHERRY_PEERS`, else in the user's cache.
 pub fn folder() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
@@ -39,4 +41,17 @@ pub fn peer_or_installed(name: &str) -> Option<PathBuf> {
         crate::skipped(name);
     }
     found
+}
+
+/// Whether this machine has a criu that works, with what it needs; says so if not.
+pub fn criu_works() -> bool {
+    let Some(criu) = peer_or_installed("criu") else {
+        return false;
+    };
+    let checked = process::run(process::bounded(criu).arg("check"));
+    if !checked.is_ok_and(|said| said.code == 0) {
+        crate::skipped("criu that works on this kernel");
+        return false;
+    }
+    peer_or_installed("iptables-restore").is_some()
 }

@@ -59,6 +59,22 @@ pub struct ContainerSpec {
     /// The image is then the checkpoint's.
     #[serde(default)]
     pub checkpoint: Option<PathBuf>,
+    /// What becomes of the connections that it had then.
+    #[serde(default)]
+    pub connections: Connections,
+}
+
+/// What becomes of TCP connections that are open when a container is written to a checkpoint, or
+/// that were, when it goes on from one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Connections {
+    /// They are an error.
+    #[default]
+    Refuse,
+    /// They are written, or go on: both ends must be where they were.
+    Keep,
+    /// Who goes on finds them closed.
+    Close,
 }
 
 /// What a client says of an image beside its name. Nothing follows from it here; given back

@@ -1,12 +1,18 @@
 //! Verbs that write containers and pods to files, and make pods from them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use cri_api as cri;
 use engine::{Engine, Error};
+use pod::container::Connections;
 
 use super::request;
+
+/// Open TCP connections are written, or go on; named as OCI runtimes name it.
+const KEEP: (&str, Connections) = ("tcp-established", Connections::Keep);
+/// They are found closed.
+const CLOSE: (&str, Connections) = ("tcp-close", Connections::Close);
 
 pub(super) async fn container(
     engine: &Engine,
@@ -24,10 +30,11 @@ pub(super) async fn pod(
     engine: &Engine,
     asked: cri::CheckpointPodRequest,
 ) -> Result<cri::CheckpointPodResponse, Error> {
-    refuse_options(&asked.options)?;
+    let connections = connections(&asked.options, &[KEEP])?;
     let folder = Path::new(&asked.output_path);
+    let (id, containers) = (&asked.pod_sandbox_id, &asked.container_ids);
     engine
-        .checkpoint_sandbox(&asked.pod_sandbox_id, &asked.container_ids, folder)
+        .checkpoint_sandbox(id, containers, folder, connections)
         .await?;
     Ok(cri::CheckpointPodResponse {})
 }
@@ -36,11 +43,14 @@ pub(super) async fn restore(
     engine: &Engine,
     asked: cri::RestorePodRequest,
 ) -> Result<cri::RestorePodResponse, Error> {
-    refuse_options(&asked.options)?;
+    let connections = connections(&asked.options, &[KEEP, CLOSE])?;
     let spec = request::sandbox(asked.config, asked.runtime_handler)?;
     let containers = asked.container_configs.into_iter();
     let containers = containers.map(|config| request::container(Some(config), spec.namespaces));
-    let containers = containers.collect::<Result<Vec<_>, _>>()?;
+    let mut containers = containers.collect::<Result<Vec<_>, _>>()?;
+    for container in &mut containers {
+        container.connections = connections;
+    }
     let folder = Path::new(&asked.checkpoint_path);
     let made = engine.restore_sandbox(folder, spec, containers).await?;
     let restored = |(name, container_id)| cri::RestoredContainer { name, container_id };
@@ -50,12 +60,27 @@ pub(super) async fn restore(
     })
 }
 
-/// No handler has settings for this: whoever sends one would believe in it.
-fn refuse_options(options: &HashMap<String, String>) -> Result<(), Error> {
-    match options.keys().min() {
-        Some(name) => Err(Error::Invalid(format!("options: {name:?} is not known"))),
-        None => Ok(()),
+/// What the options of a request say of open TCP connections. An option that is not `known` is
+/// refused: whoever sends one would believe in it.
+fn connections(
+    options: &HashMap<String, String>,
+    known: &[(&str, Connections)],
+) -> Result<Connections, Error> {
+    let refused = |name: &str, why: &str| Err(Error::Invalid(format!("options: {name:?} {why}")));
+    let mut chosen = Connections::Refuse;
+    // In the order of names, so that the same mistake has the same answer.
+    for (name, value) in options.iter().collect::<BTreeMap<_, _>>() {
+        let Some((_, meaning)) = known.iter().find(|(one, _)| one == name) else {
+            return refused(name, "is not known");
+        };
+        match value.as_str() {
+            "false" => {}
+            "true" if chosen == Connections::Refuse => chosen = *meaning,
+            "true" => return refused(name, "contradicts another one"),
+            _ => return refused(name, "is neither \"true\" nor \"false\""),
+        }
     }
+    Ok(chosen)
 }
 
 #[cfg(test)]
@@ -63,10 +88,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_options_are_refused_by_name() {
-        assert!(refuse_options(&HashMap::new()).is_ok());
-        let options = HashMap::from([("b".into(), String::new()), ("a".into(), "1".into())]);
-        let error = refuse_options(&options).unwrap_err();
-        assert_eq!(error.to_string(), "options: \"a\" is not known");
+    fn options_are_known_or_refused_by_name() {
+        let check = |given: &[(&str, &str)], expect: Result<Connections, &str>| {
+            let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+            let found = connections(&given.iter().map(own).collect(), &[KEEP, CLOSE]);
+            let found = found.map_err(|error| error.to_string());
+            assert_eq!(found, expect.map_err(|text| format!("options: {text}")));
+        };
+        check(&[], Ok(Connections::Refuse));
+        check(&[("tcp-established", "true")], Ok(Connections::Keep));
+        check(
+            &[("tcp-close", "true"), ("tcp-established", "false")],
+            Ok(Connections::Close),
+        );
+        check(&[("b", ""), ("a", "1")], Err("\"a\" is not known"));
+        check(
+            &[("tcp-close", "true"), ("tcp-established", "true")],
+            Err("\"tcp-established\" contradicts another one"),
+        );
+        check(
+            &[("tcp-close", "yes")],
+            Err("\"tcp-close\" is neither \"true\" nor \"false\""),
+        );
+        let close = HashMap::from([("tcp-close".to_owned(), "true".to_owned())]);
+        assert!(connections(&close, &[KEEP]).is_err());
     }
 }

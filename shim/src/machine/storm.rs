@@ -30,11 +30,13 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Call::Checkpoint(Checkpoint {
             images: "/i".into(),
             work: "/w".into(),
+            connections: 0,
         })),
         Just(Call::Restore(Restore {
             create: Some(Create::default()),
             images: "/i".into(),
             work: "/w".into(),
+            connections: 0,
         })),
     ];
     prop_oneof![

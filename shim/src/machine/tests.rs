@@ -664,6 +664,7 @@ fn restore() -> Restore {
         create: Some(Create::default()),
         images: "/i".into(),
         work: "/w".into(),
+        connections: 0,
     }
 }
 
@@ -671,6 +672,7 @@ fn checkpoint() -> Checkpoint {
     Checkpoint {
         images: "/i".into(),
         work: "/w".into(),
+        connections: 0,
     }
 }
 

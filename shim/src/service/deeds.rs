@@ -190,6 +190,7 @@ impl Service {
         let folders = Folders {
             images: Path::new(&restore.images),
             work: Path::new(&restore.work),
+            connections: restore.connections(),
         };
         if let Err(failure) = self.try_create(&create, verb, Some(&folders)) {
             self.abandon_streams();
@@ -201,6 +202,7 @@ impl Service {
         let folders = Folders {
             images: Path::new(&checkpoint.images),
             work: Path::new(&checkpoint.work),
+            connections: checkpoint.connections(),
         };
         self.invoke_with(Verb::Checkpoint, None, Some(&folders))
     }

@@ -1,6 +1,8 @@
 //! Containers and pods written to files while they go on, and restored from these on the same node.
 
-use std::collections::BTreeSet;
+mod connections;
+
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,22 +20,11 @@ const COUNT: &str = "i=0; while :; do i=$((i+1)); echo n=$i; sleep 0.05; done";
 /// How far a container must have counted before it is written.
 const FAR: u64 = 20;
 
-/// Whether this machine has a criu that works; says so if not.
-fn works() -> bool {
-    let Some(criu) = peers::peer_or_installed("criu") else {
-        return false;
-    };
-    let checked = process::run(process::bounded(criu).arg("check"));
-    if !checked.is_ok_and(|said| said.code == 0) {
-        tests::skipped("criu that works on this kernel");
-        return false;
-    }
-    peers::peer_or_installed("iptables-restore").is_some()
-}
-
 /// A node that can write checkpoints.
 fn node() -> Option<Node> {
-    works().then(|| Node::start().unwrap()).flatten()
+    peers::criu_works()
+        .then(|| Node::start().unwrap())
+        .flatten()
 }
 
 fn checkpoint(node: &Node, container: &str, location: &Path, timeout: i64) -> Result<(), Status> {
@@ -260,7 +251,7 @@ fn hesitant(folder: &Path) -> PathBuf {
 
 #[test]
 fn what_takes_too_long_leaves_nothing() {
-    if !works() {
+    if !peers::criu_works() {
         return;
     }
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -411,19 +402,23 @@ fn without_criu_it_is_said_what_is_missing() {
     node.remove(&pod).unwrap();
 }
 
+fn given(options: &[(&str, &str)]) -> HashMap<String, String> {
+    let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+    options.iter().map(own).collect()
+}
+
 fn checkpoint_pod(
     node: &Node,
     pod: &str,
     containers: &[&str],
     folder: &Path,
-    options: &[&str],
+    options: &[(&str, &str)],
 ) -> Result<(), Status> {
-    let option = |name: &&str| ((*name).to_owned(), String::new());
     let request = cri::CheckpointPodRequest {
         pod_sandbox_id: pod.to_owned(),
         output_path: folder.display().to_string(),
         container_ids: containers.iter().map(|id| (*id).to_owned()).collect(),
-        options: options.iter().map(option).collect(),
+        options: given(options),
     };
     let client = node.daemon.client().unwrap();
     client
@@ -531,10 +526,21 @@ fn restore_pod(
     name: &str,
     configs: &[cri::ContainerConfig],
 ) -> Result<cri::RestorePodResponse, Status> {
+    restore_pod_with(node, folder, name, configs, &[])
+}
+
+fn restore_pod_with(
+    node: &Node,
+    folder: &Path,
+    name: &str,
+    configs: &[cri::ContainerConfig],
+    options: &[(&str, &str)],
+) -> Result<cri::RestorePodResponse, Status> {
     let request = cri::RestorePodRequest {
         checkpoint_path: folder.display().to_string(),
         config: Some(sandbox_config(node, name)),
         container_configs: configs.to_vec(),
+        options: given(options),
         ..Default::default()
     };
     let client = node.daemon.client().unwrap();
@@ -609,8 +615,9 @@ fn pods_that_cannot_be_are_refused() {
     std::fs::create_dir(&folder).unwrap();
     let (one, two) = (adds.container.as_str(), sees.container.as_str());
     let other = node.run("other", COUNT).unwrap();
-    let refused = |pod: &str, containers: &[&str], folder: &Path, options: &[&str], text: &str| {
-        let status = checkpoint_pod(&node, pod, containers, folder, options).unwrap_err();
+    type Options<'a> = &'a [(&'a str, &'a str)];
+    let refused = |pod: &str, ids: &[&str], folder: &Path, options: Options<'_>, text: &str| {
+        let status = checkpoint_pod(&node, pod, ids, folder, options).unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         assert!(status.message().contains(text), "{status:?}");
     };
@@ -626,7 +633,14 @@ fn pods_that_cannot_be_are_refused() {
     );
     refused(id, &[one], Path::new("pod"), &[], "output_path");
     refused(id, &[one], &folder.join("none"), &[], "output_path");
-    refused(id, &[one], &folder, &["fast"], "fast");
+    refused(id, &[one], &folder, &[("fast", "true")], "fast");
+    refused(
+        id,
+        &[one],
+        &folder,
+        &[("tcp-established", "perhaps")],
+        "tcp-established",
+    );
     assert!(names(&folder).is_empty());
     let missing = checkpoint_pod(&node, "0123", &[one], &folder, &[]).unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);
@@ -697,7 +711,7 @@ fn a_terminal_comes_back() {
 
 #[test]
 fn runc_does_it_too() {
-    if !works() {
+    if !peers::criu_works() {
         return;
     }
     let Some(runc) = peers::peer_or_installed("runc") else {

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::pod::container::Connections;
 use ::pod::lifecycle;
 use shim_api::{Checkpoint, request};
 
@@ -90,7 +91,7 @@ impl Engine {
         let container = self.container(id)?;
         check_absolute("location", location)?;
         let sandbox = container.sandbox_id.clone();
-        let job = self.job(&sandbox, vec![container], limit)?;
+        let job = self.job(&sandbox, vec![container], limit, Connections::Refuse)?;
         let location = location.to_owned();
         job.run(move |job| {
             let folder = job.folder_of(&job.containers[0].id);
@@ -105,6 +106,7 @@ impl Engine {
         sandbox: &str,
         containers: Vec<Arc<Container>>,
         limit: Option<Duration>,
+        connections: Connections,
     ) -> Result<Job, Error> {
         let sandbox = self.sandbox(sandbox)?;
         for container in &containers {
@@ -124,10 +126,19 @@ impl Engine {
             folder: self.inner.paths.checkpoint(&name),
             name,
             limit: limit.filter(|limit| !limit.is_zero()),
+            connections,
             engine: Arc::clone(&self.inner),
             sandbox,
             containers,
         })
+    }
+}
+
+fn on_the_wire(connections: Connections) -> shim_api::Connections {
+    match connections {
+        Connections::Refuse => shim_api::Connections::Refuse,
+        Connections::Keep => shim_api::Connections::Keep,
+        Connections::Close => shim_api::Connections::Close,
     }
 }
 
@@ -154,6 +165,7 @@ struct Job {
     /// The folder's name.
     name: String,
     limit: Option<Duration>,
+    connections: Connections,
 }
 
 impl Job {
@@ -262,6 +274,7 @@ impl Job {
         let call = request::Call::Checkpoint(Checkpoint {
             images: images.to_string_lossy().into_owned(),
             work: work.to_string_lossy().into_owned(),
+            connections: on_the_wire(self.connections).into(),
         });
         shim.call_within(PATIENCE, call, &[]).await?;
         let diff = folder.join(archive::CHANGES);

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use pod::container::Connections;
 use pod::sandbox::NamespaceMode;
 use pod::{ContainerSpec, SandboxSpec};
 use serde::{Deserialize, Serialize};
@@ -63,7 +64,8 @@ pub struct RestoredPod {
 }
 
 impl Engine {
-    /// Writes running containers of a sandbox, as of one moment, into an empty folder; they go on.
+    /// Writes running containers of a sandbox, as of one moment, into an empty folder; they go on,
+    /// with their connections whatever becomes of these in the checkpoint.
     ///
     /// # Errors
     ///
@@ -74,13 +76,14 @@ impl Engine {
         id: &str,
         containers: &[String],
         folder: &Path,
+        connections: Connections,
     ) -> Result<(), Error> {
         let sandbox = self.sandbox(id)?;
         check_absolute("output_path", folder)?;
         let containers = self.chosen(&sandbox.id, containers)?;
         let to = folder.to_owned();
         blocking(move || check_empty(&to)).await?;
-        let job = self.job(&sandbox.id, containers, None)?;
+        let job = self.job(&sandbox.id, containers, None, connections)?;
         let folder = folder.to_owned();
         job.run(move |job| drafts(job, &folder)).await
     }

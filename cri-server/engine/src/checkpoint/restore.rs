@@ -211,6 +211,7 @@ impl Restored {
             create: Some(create),
             images: text(self.folder.join(archive::IMAGES)),
             work: text(self.bundle.join("criu")),
+            connections: super::on_the_wire(self.spec.connections).into(),
         })
     }
 }
@@ -250,15 +251,28 @@ pub(crate) async fn start(
         Ok(false) => Ok(()),
         _ => group.thaw(),
     });
-    thawed
-        .await
-        .map_err(|error| Error::failed("letting a restored container go on", error))?;
+    let thawed = thawed.await;
     name_host(engine, &record.sandbox_id).await?;
-    match shim.call(request::Call::State(State {}), &[]).await? {
-        (reply::Result::State(state), _) => Ok(Some(state.pid).filter(|pid| *pid > 0)),
-        (other, _) => Err(Error::Failed(format!(
+    let pid = pid(shim).await?;
+    match thawed {
+        // It did not stand still any more, and has ended since; its group may have gone with it.
+        Err(error) if pid.is_some() => {
+            Err(Error::failed("letting a restored container go on", error))
+        }
+        _ => Ok(pid),
+    }
+}
+
+/// The pid of a container's init; `None` once it has ended.
+async fn pid(shim: &Shim) -> Result<Option<i32>, Error> {
+    match shim.call(request::Call::State(State {}), &[]).await {
+        Ok((reply::Result::State(state), _)) => Ok(Some(state.pid).filter(|pid| *pid > 0)),
+        Ok((other, _)) => Err(Error::Failed(format!(
             "the shim answered state with {other:?}"
         ))),
+        // A shim goes with its container: how that ended is on its way.
+        Err(_gone) if shim.is_gone() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -6,7 +6,7 @@ use cri_api as cri;
 use pod::ContainerSpec;
 use pod::PlanError as Refused;
 use pod::container::{
-    Device, IdMap, IdMaps, ImageNotes, ImageVolume, Mount, Propagation, Resources,
+    Connections, Device, IdMap, IdMaps, ImageNotes, ImageVolume, Mount, Propagation, Resources,
     Restriction,
 };
 use pod::sandbox::SandboxNamespaces;
@@ -67,6 +67,7 @@ pub(in crate::rpc) fn container(
         security: security(linux.security_context.unwrap_or_default(), of_pod)?,
         stop_signal: stop_signal("config.stop_signal", config.stop_signal)?,
         checkpoint,
+        connections: Connections::default(),
     })
 }
 
