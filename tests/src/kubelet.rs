@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::Client;
+use reqwest::{Client, RequestBuilder};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -243,21 +243,34 @@ impl Kubelet {
         self.fetch(&self.secure(path))
     }
 
+    /// What the port that does everything answers to a POST with nothing in it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer, or answers with anything but 200.
+    pub fn post(&self, path: &str) -> Result<String> {
+        self.answer(self.client.post(self.secure(path)))
+    }
+
     fn secure(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.ports[0])
     }
 
     fn fetch(&self, url: &str) -> Result<String> {
+        self.answer(self.client.get(url))
+    }
+
+    fn answer(&self, request: RequestBuilder) -> Result<String> {
         self.runtime.block_on(async {
-            let response = self.client.get(url).send().await?;
-            let status = response.status();
+            let response = request.send().await?;
+            let (url, status) = (response.url().clone(), response.status());
             let text = response.text().await?;
             ensure!(status.is_success(), "{url} answered {status}: {text}");
             Ok(text)
         })
     }
 
-    /// The path of one of a pod's containers for `exec`, `attach` or `containerLogs`.
+    /// The path of one of a pod's containers for `exec`, `attach`, `containerLogs` or `checkpoint`.
     pub fn path(&self, verb: &str, pod: &str, container: &str) -> String {
         let pod = format!("{pod}-{}", self.node);
         match container {

@@ -8,6 +8,7 @@
     reason = "what the tests' own steps cannot do fails the test"
 )]
 
+mod checkpoint;
 mod figures;
 mod life;
 mod logs;
