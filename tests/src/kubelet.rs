@@ -74,7 +74,7 @@ impl Kubelet {
         for name in ["manifests", "root", "logs", "pki", "plugins"] {
             fs::create_dir_all(folder.join(name))?;
         }
-        make_cgroup(&scratch.cgroup())?;
+        make_cgroup(&group(&scratch.cgroup()))?;
         let ports = [
             registry::free_port()?,
             registry::free_port()?,
@@ -351,7 +351,7 @@ impl Kubelet {
             process::run(process::bounded("umount").arg(mount)).ok();
         }
         for hierarchy in hierarchies() {
-            remove_groups(&hierarchy.join(self.cgroup.trim_start_matches('/')));
+            remove_groups(&hierarchy.join(group(&self.cgroup).trim_start_matches('/')));
         }
     }
 
@@ -474,6 +474,16 @@ fn hierarchies() -> Vec<PathBuf> {
     folders
         .filter(|folder| folder.join("cgroup.procs").exists())
         .collect()
+}
+
+/// The folder of a control group that a kubelet is told by name: with systemd, which the daemon
+/// chooses where it is init and groups are v2, that of a slice.
+fn group(name: &str) -> String {
+    let unified = Path::new(CGROUPS).join("cgroup.controllers").exists();
+    match unified && Path::new("/run/systemd/system").is_dir() {
+        true => format!("{name}.slice"),
+        false => name.to_owned(),
+    }
 }
 
 /// Makes a kubelet's control group: it wants to find it, on v1 with a cpuset that is not empty.
