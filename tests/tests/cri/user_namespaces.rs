@@ -227,3 +227,32 @@ fn what_the_pod_cannot_have_is_refused_by_name() {
     let error = format!("{error:?}");
     assert!(error.contains("userns_options: differs"), "{error}");
 }
+
+#[test]
+fn the_privileged_are_so_in_their_namespace_only() {
+    let Some(node) = Node::start().unwrap() else {
+        return;
+    };
+    if !supported(&node, "wrun") {
+        return;
+    }
+    let mut sandbox = pod::sandbox(node.daemon.scratch(), "mighty");
+    let mut container = pod::container("mighty", &node.image, "exec sleep 1000");
+    for config in [&mut sandbox, &mut container] {
+        with_user(config);
+        config["linux"]["security_context"]["privileged"] = json!(true);
+    }
+    let pod = node.run_as(&[], &sandbox, &container).unwrap();
+    let exec = |script: &str| node.exec(&pod.container, script).unwrap();
+    // Everything in the pod ...
+    assert_eq!(
+        exec("mkdir /m && mount -t tmpfs none /m && echo done"),
+        "done"
+    );
+    assert_eq!(exec("ip link set lo mtu 1400 && echo done"), "done");
+    // ... and nothing of the host.
+    let refused = |script: &str| exec(&format!("({script}) >/dev/null 2>&1 || echo refused"));
+    assert_eq!(refused("echo 1 >/proc/sys/kernel/panic"), "refused");
+    assert_eq!(refused("mknod /x b 8 0"), "refused");
+    node.remove(&pod).unwrap();
+}
