@@ -22,7 +22,8 @@ struct Pod {
 impl Pod {
     /// Runs it; `None`, said so, if the machine lacks something.
     fn start(change: impl FnOnce(&mut cri::PodSandboxConfig)) -> Option<Pod> {
-        let node = Node::start().unwrap()?;
+        // The parents of control groups are named as cgroupfs has them, also where systemd is init.
+        let node = Node::start_with(|setup| setup.cgroup_driver("cgroupfs")).unwrap()?;
         node.crictl.ok(&["pull", &node.image]).unwrap();
         let client = node.daemon.client().unwrap();
         let mut config = sandbox(&node, "pod");

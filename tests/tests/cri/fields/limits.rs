@@ -173,19 +173,19 @@ fn stats_count_what_a_container_writes() {
     assert_eq!(of.labels["who"], "writer");
     assert_eq!(of.annotations["why"], "stats");
     assert_eq!(of.metadata.unwrap().name, "writer");
+    assert!(layer(&before).0 < 3_000_000, "{before:?}");
     let folder = before.writable_layer.clone().unwrap().fs_id.unwrap();
     assert!(Path::new(&folder.mountpoint).is_dir(), "{folder:?}");
     pod.exec(
         &id,
         "head -c 3000000 /dev/zero >/big; for i in $(seq 50); do : >/small$i; done",
     );
-    let (bytes, inodes) = layer(&before);
     let after = wait::until("what was written to be counted", || {
         let after = stats(&pod, &id);
-        (layer(&after).0 >= bytes + 3_000_000).then_some(after)
+        (layer(&after).0 >= 3_000_000).then_some(after)
     });
     let after = after.unwrap();
-    assert!(layer(&after).1 >= inodes + 50, "{after:?}");
+    assert!(layer(&after).1 > 50, "{after:?}");
     let (cpu, memory) = (after.cpu.unwrap(), after.memory.unwrap());
     assert!(cpu.timestamp > 0 && cpu.usage_core_nano_seconds.is_some());
     assert!(memory.timestamp > 0 && memory.usage_bytes.is_some());
