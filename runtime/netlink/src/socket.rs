@@ -1,10 +1,10 @@
-//! A netlink socket with three verbs: do, list, transact.
+//! A netlink socket with three verbs: do, list, transact; and one that hears what happens to links.
 //!
 //! Synchronous: the kernel answers within the call. A socket keeps the network namespace that it
 //! was opened in, whoever uses it later.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -26,6 +26,8 @@ const SEND_BUFFER: usize = 8 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most datagrams of one answer: a bound for a loop that the kernel ends.
 const MOST_DATAGRAMS: usize = 100_000;
+/// Group of those who hear of links (`RTMGRP_LINK` of linux/rtnetlink.h).
+const LINK_CHANGES: u32 = 1;
 /// How often a dump that was disturbed by a change is asked again.
 const DUMP_TRIES: usize = 5;
 
@@ -45,7 +47,16 @@ impl Socket {
     /// The kernel's refusal; `EAGAIN` if it does not answer.
     pub fn route() -> io::Result<Self> {
         // NETLINK_ROUTE is 0, the protocol that is meant when none is said.
-        Self::open(None)
+        Self::open(None, 0)
+    }
+
+    /// A socket that hears what happens to the links of the calling thread's namespace from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn link_changes() -> io::Result<Self> {
+        Self::open(None, LINK_CHANGES)
     }
 
     /// A socket for the firewall and tracked connections, in the namespace of the calling thread.
@@ -54,12 +65,12 @@ impl Socket {
     ///
     /// The kernel's refusal; `EAGAIN` if it does not answer.
     pub fn netfilter() -> io::Result<Self> {
-        let socket = Self::open(Some(netlink::NETFILTER))?;
+        let socket = Self::open(Some(netlink::NETFILTER), 0)?;
         setsockopt(&socket.fd, sockopt::SndBufForce, &SEND_BUFFER)?;
         Ok(socket)
     }
 
-    fn open(protocol: Option<Protocol>) -> io::Result<Self> {
+    fn open(protocol: Option<Protocol>, groups: u32) -> io::Result<Self> {
         let fd = rustix::net::socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
@@ -71,7 +82,7 @@ impl Socket {
             rustix::net::sockopt::Timeout::Recv,
             Some(PATIENCE),
         )?;
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Self {
             fd,
             sequence: 0,
@@ -149,6 +160,28 @@ impl Socket {
         self.receive(awaited, |_| {})
     }
 
+    /// Waits for one datagram of changes; `each` sees its messages.
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS`: some were lost; `EAGAIN`: nothing happened for long.
+    pub fn hear(&mut self, mut each: impl FnMut(&Received<'_>)) -> io::Result<()> {
+        let length = self.read()?;
+        let bytes = self.buffer.get(..length).ok_or(Errno::MSGSIZE)?;
+        messages(bytes).for_each(|received| each(&received));
+        Ok(())
+    }
+
+    /// Reads one datagram into the buffer; tells its length, which may be beyond it.
+    fn read(&mut self) -> io::Result<usize> {
+        // A signal may interrupt a read that has a time limit.
+        let read = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), RecvFlags::TRUNC)
+        });
+        let (_, length) = read?;
+        Ok(length)
+    }
+
     fn next(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         self.sequence
@@ -162,10 +195,7 @@ impl Socket {
     /// Reads until the request of this number is answered, or any request of ours is refused.
     fn receive(&mut self, sequence: u32, mut each: impl FnMut(&Received<'_>)) -> io::Result<()> {
         for _ in 0..MOST_DATAGRAMS {
-            // A signal may interrupt a read that has a time limit.
-            let (_, length) = rustix::io::retry_on_intr(|| {
-                rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), RecvFlags::TRUNC)
-            })?;
+            let length = self.read()?;
             let bytes = self.buffer.get(..length).ok_or(Errno::MSGSIZE)?;
             for received in messages(bytes) {
                 if let Some(ended) = outcome(&received, sequence) {
@@ -177,6 +207,12 @@ impl Socket {
             }
         }
         Err(Errno::OVERFLOW.into())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

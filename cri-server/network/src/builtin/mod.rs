@@ -14,6 +14,7 @@ mod addresses;
 mod bridge;
 mod forwarding;
 mod ports;
+mod removal;
 mod rules;
 
 use std::collections::HashSet;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use self::addresses::Addresses;
 use self::bridge::Bridge;
 use self::forwarding::Forwarding;
+use self::removal::Removals;
 use self::rules::Published;
 use crate::netlink::route::{self, Veth};
 use crate::netlink::socket::Socket;
@@ -44,6 +46,7 @@ pub(crate) struct Builtin {
     records: Arc<Records>,
     /// Held while the bridge or the table changes: both are made from all records.
     shared: Mutex<()>,
+    removals: Removals,
 }
 
 impl Builtin {
@@ -59,6 +62,7 @@ impl Builtin {
             forwarding,
             records,
             shared: Mutex::new(()),
+            removals: Removals::default(),
         })
     }
 
@@ -182,7 +186,8 @@ impl Builtin {
         if !ports.is_empty() {
             self.withdraw_rules()?;
         }
-        route::delete_link(&mut route_socket()?, &link)
+        self.removals
+            .remove(&link)
             .map_err(failed(format!("removing link {link} of sandbox {id}")))?;
         forget_udp(&ports)?;
         self.addresses.release(id)?;

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ipnet::Ipv4Net;
 use rustix::io::Errno;
 
-use super::message::{Message, attribute, flag, text, u32_at};
+use super::message::{Message, Received, attribute, flag, text, u32_at};
 use super::socket::Socket;
 
 // Types of messages, from linux/rtnetlink.h.
@@ -47,6 +47,7 @@ const IFA_BROADCAST: u16 = 4;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
@@ -232,6 +233,14 @@ pub(crate) fn delete_link(socket: &mut Socket, name: &str) -> io::Result<()> {
     let mut message = Message::new(DELLINK, 0, &link_header(0, 0, 0));
     message.put_str(IFLA_IFNAME, name);
     accept(socket.request(message), Errno::NODEV)
+}
+
+/// Whether a change of links is that the link of this name has gone.
+pub(crate) fn tells_removal(change: &Received<'_>, name: &str) -> bool {
+    // A bridge tells with its own family that it has lost a port, which comes earlier.
+    change.kind == DELLINK
+        && change.payload.first() == Some(&AF_UNSPEC)
+        && parse_link(change.payload).is_some_and(|link| link.name == name)
 }
 
 /// Gives a link an address; having it already is no error.
