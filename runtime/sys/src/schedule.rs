@@ -15,7 +15,8 @@ pub struct Scheduler {
     pub nice: i32,
     /// Of `SCHED_FIFO` and `SCHED_RR`.
     pub priority: u32,
-    /// Of `SCHED_DEADLINE`, nanoseconds; so are the next two.
+    /// Of `SCHED_DEADLINE`, nanoseconds; so are the next two. With `SCHED_OTHER` the time slice, which
+    /// Linux takes since 6.12: who wakes up with a shorter one goes before who runs.
     pub runtime: u64,
     /// See `runtime`.
     pub deadline: u64,

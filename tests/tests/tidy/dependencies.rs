@@ -39,7 +39,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
         ],
     ),
     ("tests", &["cri-api", "containerd-api", "shim-api"]),
-    ("bench", &["cri-api", "image", "tests"]),
+    ("bench", &["cri-api", "image", "sys", "tests"]),
     (
         "fuzz",
         &[

@@ -38,6 +38,7 @@ fn main() -> Result<()> {
         // In a network of its own nothing could be fetched.
         return images::fetch();
     };
+    account::hurry()?;
     let scratch = Scratch::new()?;
     tell("making the images");
     let registry = Registry::start(&scratch.join("registry"))?.context("needs docker-registry")?;
@@ -47,10 +48,13 @@ fn main() -> Result<()> {
     if let Some(runc) = &request.runc {
         peers.push(Peer::containerd(&registry, runc)?);
     }
+    let client = format!("bench-client-{}", scratch.name());
+    account::Account::enter_client(&client)?;
     let mut machine = Machine::here();
     let mut samples = Samples::default();
     let measured = measure(&mut peers, &request, &scratch, &mut samples);
     machine.finish();
+    account::Account::leave_client(&client)?;
     if measured.is_err() {
         peers.iter().for_each(Peer::explain);
     }
