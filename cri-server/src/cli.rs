@@ -50,6 +50,14 @@ pub(crate) enum Command {
     /// Look at and change images
     #[command(subcommand)]
     Images(Images),
+    /// Look at what this host has and lacks to run pods; changes nothing
+    ///
+    /// Ends with 1 if no pod can run.
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop everything and remove every process, link, rule, mount and file of this daemon
     Reset,
 }

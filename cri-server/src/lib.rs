@@ -9,6 +9,7 @@ mod config;
 mod connections;
 mod containerd;
 mod control;
+mod inspection;
 mod rpc;
 mod serve;
 mod socket;
@@ -74,6 +75,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 let reset = control::reset::reset(settings).await;
                 reset.map(|()| ExitCode::SUCCESS)
             }
+            Some(Command::Check { json }) => inspection::print(&settings, *json),
         }
     });
     // Dropping it would wait for threads that a hung file system holds for good.

@@ -21,6 +21,7 @@ mod fields;
 mod handlers;
 mod host;
 mod image_volumes;
+mod inspection;
 mod limits;
 mod metrics;
 mod network;

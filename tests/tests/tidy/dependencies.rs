@@ -6,7 +6,7 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
@@ -21,6 +21,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("image", &["sys"]),
     ("network", &["sys", "netlink"]),
     ("streaming", &[]),
+    ("check", &[]),
     (
         "engine",
         &["pod", "image", "network", "shim-api", "sys", "cgroup"],
@@ -30,6 +31,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
         &[
             "cri-api",
             "control-api",
+            "check",
             "containerd-api",
             "engine",
             "pod",
