@@ -26,6 +26,7 @@ mod limits;
 mod metrics;
 mod network;
 mod notes;
+mod power;
 mod reboot;
 mod restart;
 mod stats;
