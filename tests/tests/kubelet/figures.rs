@@ -75,7 +75,9 @@ fn label(name: &str, value: &str) -> String {
 
 /// Runs a pod that works, with limits, and gives the labels of its container and of itself.
 fn run(kubelet: &Kubelet, node: &Node) -> [Vec<String>; 2] {
-    let mut main = container(node, "main", "while :; do echo >/dev/null; done");
+    // On a tmpfs an empty layer takes no room at all.
+    let script = "echo something >/written; while :; do echo >/dev/null; done";
+    let mut main = container(node, "main", script);
     main["resources"] = json!({"limits": {"memory": "64Mi", "cpu": "100m"}});
     kubelet.add(&pod("measured", &[main])).unwrap();
     kubelet.wait("measured", "to be ready", ready).unwrap();
