@@ -17,7 +17,7 @@ use super::names::{Place, Spot, link_target, place};
 use super::recipe::Tap;
 use super::tar::{Archive, Entry, Kind, TarError};
 use super::tree::TreeError;
-use crate::store::layers::Used;
+use crate::store::held::Used;
 
 /// Most entries of a layer.
 const MAX_ENTRIES: u64 = 10_000_000;

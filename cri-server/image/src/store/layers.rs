@@ -10,17 +10,19 @@
 //! that is found damaged is given to nobody any more; the one that is fetched in its place takes
 //! over those who hold it, and what they have mounted stays in `quarantine` until they let go.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use serde::{Deserialize, Serialize};
 
+use super::durable::sync_when_woken;
+use super::held::{Held, Known, Used};
 use super::lower::{Lower, Mounts};
 use super::trash::Trash;
 use crate::digest::Digest;
@@ -57,86 +59,21 @@ pub(crate) struct Facts {
 }
 
 /// The tree.
-const TREE: &str = "fs";
+pub(super) const TREE: &str = "fs";
 /// In its place: an image of it.
-const IMAGE: &str = "image.erofs";
+pub(super) const IMAGE: &str = "image.erofs";
 /// Beside the tree: what it holds.
 const TABLE: &str = "table";
 /// Beside the tree: how its tar was made up; layers of earlier versions have none.
-const RECIPE: &str = "recipe";
+pub(super) const RECIPE: &str = "recipe";
 /// Beside the tree as long as it is not known to be on disk: the boot in which it was made.
 const PROVISIONAL: &str = "provisional";
 /// Beside the tree of a layer that is not as it was unpacked: why.
 const DAMAGED: &str = "damaged";
 /// Beside the tree: what is known of it.
-const FACTS: &str = "layer.json";
+pub(super) const FACTS: &str = "layer.json";
 /// What the file system gives out at once, in bytes: files beside the tree are rounded up to it.
-const DISK_BLOCK: u64 = 4096;
-
-#[derive(Debug)]
-struct Held {
-    count: usize,
-    facts: Arc<Facts>,
-    /// What lies beside its tree.
-    beside: Usage,
-    /// Why it must not be used.
-    damaged: Option<String>,
-    /// Its damaged forerunners, which containers may have mounted.
-    replaced: Vec<PathBuf>,
-}
-
-impl Held {
-    fn new(count: usize, facts: Facts, beside: Usage) -> Self {
-        Self {
-            count,
-            facts: Arc::new(facts),
-            beside,
-            damaged: None,
-            replaced: Vec::new(),
-        }
-    }
-
-    fn usage(&self) -> Usage {
-        let copies = 1 + self.replaced.len() as u64;
-        Usage {
-            bytes: copies * (self.facts.bytes + self.beside.bytes),
-            inodes: copies * (self.facts.inodes + self.beside.inodes),
-        }
-    }
-}
-
-/// What is known of layers at one moment.
-#[derive(Debug, Default)]
-struct Known {
-    held: HashMap<Digest, Held>,
-    /// Layers whose folders are being moved: to their place, or away from it.
-    moving: HashSet<Digest>,
-    /// What is being unpacked.
-    staged: HashMap<u64, Arc<Used>>,
-}
-
-/// What a layer that is being unpacked uses so far.
-#[derive(Debug, Default)]
-pub(crate) struct Used {
-    bytes: AtomicU64,
-    inodes: AtomicU64,
-}
-
-impl Used {
-    /// Counts one more file of that length.
-    pub(crate) fn add(&self, length: u64) {
-        let bytes = length.div_ceil(DISK_BLOCK) * DISK_BLOCK;
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.inodes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn now(&self) -> Usage {
-        Usage {
-            bytes: self.bytes.load(Ordering::Relaxed),
-            inodes: self.inodes.load(Ordering::Relaxed),
-        }
-    }
-}
+pub(super) const DISK_BLOCK: u64 = 4096;
 
 /// All layers.
 #[derive(Debug)]
@@ -213,7 +150,7 @@ impl Layers {
     }
 
     /// Layers that are not known to be on disk.
-    fn provisional(&self) -> Vec<PathBuf> {
+    pub(super) fn provisional(&self) -> Vec<PathBuf> {
         let all: Vec<_> = self
             .lock()
             .held
@@ -598,27 +535,6 @@ impl Layers {
     }
 }
 
-impl Known {
-    /// Of these, those that nobody holds; they count as being moved from now on.
-    fn take_released(&mut self, ids: &[Digest]) -> Vec<(Digest, Held)> {
-        let mut gone = Vec::new();
-        for id in ids {
-            let unheld = self.held.get(id).is_some_and(|held| held.count == 0);
-            // One that is being replaced is waited for by who replaces it, and dropped by him.
-            if unheld && !self.moving.contains(id) {
-                self.moving.insert(id.clone());
-                gone.extend(self.held.remove_entry(id));
-            }
-        }
-        gone
-    }
-
-    fn take_unheld(&mut self) -> Vec<(Digest, Held)> {
-        let all: Vec<_> = self.held.keys().cloned().collect();
-        self.take_released(&all)
-    }
-}
-
 impl Facts {
     fn usage(&self) -> Usage {
         Usage {
@@ -670,74 +586,6 @@ fn compare_image(image: &Path, sum: u32, pace: &dyn Pace) -> Result<(), Differen
         Ok(Some(_)) => Err("its image has another content".to_owned().into()),
         Ok(None) => Err(Difference::Stopped),
         Err(cause) => Err(format!("its image: {cause}").into()),
-    }
-}
-
-/// Starts the thread that writes layers to disk and then takes away the marks that they are not
-/// there yet. The marks are looked for before. The thread ends when
-/// the layers are dropped.
-fn sync_when_woken(root: &Path, layers: &Arc<Layers>, woken: Receiver<()>) -> Result<(), Error> {
-    let folder = File::open(root).during(|| format!("opening {}", root.display()))?;
-    let layers = Arc::downgrade(layers);
-    let root = root.to_path_buf();
-    let work = move || {
-        while woken.recv().is_ok() {
-            let marks = layers.upgrade().map(|layers| layers.provisional());
-            let marks = marks.unwrap_or_default();
-            if marks.is_empty() {
-                continue;
-            }
-            if let Err(cause) = write_to_disk(&root, &folder, &marks) {
-                tracing::warn!(%cause, "layers could not be written to disk");
-                continue;
-            }
-            for mark in marks {
-                // Gone already if the layer is; a mark that stays only costs a look.
-                drop(std::fs::remove_file(mark));
-            }
-        }
-    };
-    let thread = std::thread::Builder::new()
-        .name("image-sync".into())
-        .spawn(work);
-    thread
-        .during(|| "starting the thread that writes layers to disk")
-        .map(drop)
-}
-
-/// Writes marked layers to disk, with all that names them. For images that is a few files; many files
-/// are written at once, by writing all that the file system has.
-fn write_to_disk(root: &Path, folder: &File, marks: &[PathBuf]) -> std::io::Result<()> {
-    let layers = || marks.iter().filter_map(|mark| mark.parent());
-    // One that went away meanwhile needs nothing.
-    if layers().any(|layer| layer.join(TREE).exists()) {
-        return Ok(rustix::fs::syncfs(folder)?);
-    }
-    for layer in layers() {
-        let parent = layer.parent().into_iter().map(Path::to_path_buf);
-        let files = [
-            layer.join(IMAGE),
-            layer.join(FACTS),
-            layer.join(RECIPE),
-            layer.to_path_buf(),
-        ];
-        files
-            .into_iter()
-            .chain(parent)
-            .try_for_each(|path| sync_file(&path))?;
-    }
-    // Which records are new is not known here; for those that are on disk there is nothing to do.
-    let records = root.join("images");
-    for record in std::fs::read_dir(&records)? {
-        sync_file(&record?.path())?;
-    }
-    sync_file(&records)
-}
-
-fn sync_file(path: &Path) -> std::io::Result<()> {
-    match File::open(path).and_then(|file| file.sync_all()) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result,
     }
 }
 

@@ -4,6 +4,8 @@
 //! `mount`; what fills it, of `pull` and `import`.
 
 pub(crate) mod catalog;
+mod durable;
+pub(crate) mod held;
 pub(crate) mod layers;
 pub(crate) mod lower;
 pub(crate) mod record;
