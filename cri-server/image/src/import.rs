@@ -294,7 +294,7 @@ fn find_manifest(
     for _ in 0..=MAX_NESTING {
         let bytes = blob(archive, &entry)?;
         match Document::parse(&bytes, None)? {
-            Document::Manifest(manifest) => return Ok((bytes, manifest)),
+            Document::Manifest(manifest) => return Ok((bytes, *manifest)),
             Document::Index(entries) => entry = choose(store, &entries)?.clone(),
         }
     }

@@ -92,6 +92,7 @@ use platform::Platform;
 use progress::Progress;
 pub use progress::{LayerProgress, PullProgress};
 use reference::Reference;
+pub use registry::Referrer;
 use registry::{Limits, Registry};
 pub use scrub::Scrub;
 use store::catalog::Catalog;
@@ -307,6 +308,32 @@ impl Store {
     pub fn pull_of(&self, reference: &str) -> Option<PullProgress> {
         let name = Reference::parse(reference).ok()?.to_string();
         self.pulls().into_iter().find(|pull| pull.reference == name)
+    }
+
+    /// Asks the registry what refers to an image, such as signatures: of one kind (a media type) or
+    /// of all kinds. Whether that may be believed is for the caller to find out.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; that nothing refers to it is none.
+    pub async fn referrers(
+        &self,
+        reference: &str,
+        artifact_type: Option<&str>,
+        credentials: Option<&Credentials>,
+    ) -> Result<Vec<Referrer>, Error> {
+        let name = Reference::parse(reference)?;
+        let asked = async {
+            let repository = self.registry.repository(&name, credentials).await?;
+            let subject = match name.digest() {
+                Some(digest) => digest.clone(),
+                None => repository.resolve().await?.digest,
+            };
+            repository.referrers(&subject, artifact_type).await
+        };
+        asked
+            .await
+            .map_err(|error| error.within(format!("asking what refers to {reference}")))
     }
 
     /// The pulls under way, the oldest first. Never waits.

@@ -39,6 +39,9 @@ pub(crate) struct PlatformSpec {
     /// `v8`, ...; empty if none.
     #[serde(default)]
     pub(crate) variant: String,
+    /// What the system has to have besides; nothing that this one does is named here.
+    #[serde(default, rename = "os.features")]
+    pub(crate) features: Option<Vec<String>>,
 }
 
 /// A reference by content to something that is stored elsewhere.
@@ -58,6 +61,12 @@ pub(crate) struct Descriptor {
     /// Notes, such as a name.
     #[serde(default)]
     pub(crate) annotations: Option<BTreeMap<String, String>>,
+    /// Where else it lies.
+    #[serde(default)]
+    pub(crate) urls: Option<Vec<String>>,
+    /// What a manifest is that is no image.
+    #[serde(default)]
+    pub(crate) artifact_type: Option<String>,
 }
 
 impl Descriptor {
@@ -70,6 +79,8 @@ impl Descriptor {
             size,
             platform: None,
             annotations: None,
+            urls: None,
+            artifact_type: None,
         }
     }
 
@@ -77,6 +88,18 @@ impl Descriptor {
     pub(crate) fn is_attestation(&self) -> bool {
         self.annotation("vnd.docker.reference.type").is_some()
             || self.platform.as_ref().is_some_and(|p| p.os == "unknown")
+    }
+
+    /// Whether it is a layer that registries need not have.
+    pub(crate) fn is_foreign(&self) -> bool {
+        [".nondistributable.", ".foreign."]
+            .iter()
+            .any(|mark| self.media_type.contains(mark))
+    }
+
+    /// Where else it lies.
+    pub(crate) fn urls(&self) -> &[String] {
+        self.urls.as_deref().unwrap_or_default()
     }
 
     /// One note.
@@ -100,7 +123,7 @@ pub(crate) struct Manifest {
 #[derive(Clone, Debug)]
 pub(crate) enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several, for different machines.
     Index(Vec<Descriptor>),
 }
@@ -141,7 +164,7 @@ impl Document {
                     annotations,
                 }
                 .checked()
-                .map(Self::Manifest)
+                .map(|manifest| Self::Manifest(Box::new(manifest)))
             }
             (Some(_), ..) => Err(corrupt(
                 "the document claims to be both a manifest and a list".into(),
@@ -196,8 +219,9 @@ fn is_schema1_type(content_type: Option<&str>) -> bool {
 
 fn schema1() -> Error {
     corrupt(
-        "the image is stored in Docker's schema 1 format, which has been withdrawn; \
-         pull it with an old client, then push it again with a current one"
+        "the image is stored in Docker's schema 1 format, which was withdrawn and is not read here; \
+         to convert it, run `skopeo copy --format oci docker://NAME docker://NAME` once, or build \
+         and push it again"
             .into(),
     )
 }

@@ -5,12 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::digest::Digest;
@@ -19,7 +16,7 @@ use crate::layer::{Form, Promise, build};
 use crate::manifest::{Descriptor, Document, Manifest, parse_config};
 use crate::progress::{self, Counter};
 use crate::reference::Reference;
-use crate::registry::{Pace, Repository, Resolved, Served, pause};
+use crate::registry::{Repository, Resolved, Served, stream};
 use crate::store::layers::Lease;
 use crate::store::record::{Names, Received, Record};
 use crate::{Credentials, Error, Store, room};
@@ -29,12 +26,6 @@ const MAX_NESTING: usize = 4;
 /// Most and fewest layers that are fetched and unpacked at the same time, over all images.
 const MAX_LAYERS_AT_ONCE: usize = 8;
 const MIN_LAYERS_AT_ONCE: usize = 3;
-/// What of a layer may wait to be unpacked, in bytes.
-const MAX_WAITING: u32 = 1 << 20;
-/// In how many parts; each is what one read of the socket gave.
-const MAX_WAITING_PARTS: usize = 256;
-/// What a connection has to bring before a later failure counts as the first again, in bytes.
-const PROGRESS: u64 = 1 << 20;
 
 /// How many layers are worked on at the same time. More than there are processors only makes them
 /// all wait for each other, but one that waits for the network should not leave one idle.
@@ -182,7 +173,7 @@ async fn find_manifest(
             None => repository.document(&digest).await?,
         };
         match Document::parse(&served.bytes, served.content_type.as_deref())? {
-            Document::Manifest(manifest) => return Ok((served, manifest)),
+            Document::Manifest(manifest) => return Ok((served, *manifest)),
             Document::Index(entries) => digest = choose(store, &entries)?.digest.clone(),
         }
     }
@@ -278,8 +269,9 @@ async fn fetch_layer(
     if let Some(lease) = store.layers.lease(&wanted.diff_id) {
         return Ok(Arc::new(lease));
     }
-    let fetched = match fetch_as(&store, &repository, &wanted, store.layers.form()).await? {
-        Fetched::Unfit => fetch_as(&store, &repository, &wanted, Form::Dir).await?,
+    let form = store.layers.form();
+    let fetched = match fetch_from_any(&store, &repository, &wanted, form).await? {
+        Fetched::Unfit => fetch_from_any(&store, &repository, &wanted, Form::Dir).await?,
         fetched => fetched,
     };
     match fetched {
@@ -295,14 +287,31 @@ enum Fetched {
     Unfit,
 }
 
-/// Fetches a layer and gives it this form.
-async fn fetch_as(
+/// Fetches a layer; again from another host if it was wrong, since mirrors may send anything.
+async fn fetch_from_any(
     store: &Store,
-    repository: &Repository,
+    repository: &Arc<Repository>,
     wanted: &Wanted,
     form: Form,
 ) -> Result<Fetched, Error> {
-    let (sender, receiver) = mpsc::channel(MAX_WAITING_PARTS);
+    loop {
+        match fetch_as(store, repository, wanted, form).await {
+            Err(Error::Corrupt(text)) if repository.blame(&wanted.layer.digest) => {
+                tracing::warn!(%text, "a host sent a wrong layer; another one is asked");
+            }
+            fetched => return fetched,
+        }
+    }
+}
+
+/// Fetches a layer and gives it this form.
+async fn fetch_as(
+    store: &Store,
+    repository: &Arc<Repository>,
+    wanted: &Wanted,
+    form: Form,
+) -> Result<Fetched, Error> {
+    let (sink, stream) = stream::pipe(Arc::clone(&wanted.counter));
     let layers = Arc::clone(&store.layers);
     let promise = Promise {
         sent: Some((wanted.layer.digest.clone(), wanted.layer.size)),
@@ -310,13 +319,7 @@ async fn fetch_as(
     };
     let unpack = blocking(move || {
         let staging = layers.stage(form)?;
-        let parts = Parts {
-            receiver,
-            part: Bytes::new(),
-            room: None,
-            ended: false,
-        };
-        match build(parts, &promise, staging.target()?, staging.notes()?) {
+        match build(stream, &promise, staging.target()?, staging.notes()?) {
             Ok(contents) => staging
                 .publish(&promise.diff_id, contents)
                 .map(Fetched::Layer),
@@ -325,130 +328,7 @@ async fn fetch_as(
         }
     });
     // What goes wrong on the way is sent along, so the unpacking tells it.
-    let fed = feed(repository, &wanted.layer, &sender, &wanted.counter);
+    let fed = stream::feed(repository, &wanted.layer, sink);
     let ((), unpacked) = tokio::join!(fed, unpack);
     unpacked
-}
-
-/// A part of a layer as it is sent.
-enum Part {
-    /// What came in; room for it is taken as long as it waits.
-    Bytes(Bytes, OwnedSemaphorePermit),
-    End,
-    Failed(Error),
-}
-
-/// Hands a layer on as it comes in. A connection that breaks is taken up again where it broke.
-async fn feed(
-    repository: &Repository,
-    layer: &Descriptor,
-    sender: &mpsc::Sender<Part>,
-    counter: &Counter,
-) {
-    let taker = Taker {
-        sender,
-        room: Arc::new(Semaphore::new(MAX_WAITING as usize)),
-        counter,
-    };
-    let (mut done, mut counted_from, mut failures) = (0, 0, 0);
-    let last = loop {
-        let broken = match feed_once(repository, layer, &taker, &mut done).await {
-            Ok(last) => break last,
-            Err(broken) => broken,
-        };
-        if done - counted_from >= PROGRESS {
-            failures = 0;
-        }
-        (failures, counted_from) = (failures + 1, done);
-        if failures >= repository.limits().attempts {
-            let text = format!(
-                "layer {}: {broken}, {done} of {} bytes received",
-                layer.digest, layer.size
-            );
-            break Part::Failed(Error::Unavailable(text));
-        }
-        tokio::time::sleep(pause(repository.limits(), failures)).await;
-    };
-    // If nobody takes it, unpacking has ended with an error of its own.
-    drop(sender.send(last).await);
-}
-
-/// Hands on what one connection brings; an error text if it broke.
-async fn feed_once(
-    repository: &Repository,
-    layer: &Descriptor,
-    taker: &Taker<'_>,
-    done: &mut u64,
-) -> Result<Part, String> {
-    let (mut response, start) = match repository.blob(&layer.digest, *done).await {
-        Ok(answer) => answer,
-        Err(Error::Unavailable(text)) if *done > 0 => return Err(text),
-        Err(error) => return Ok(Part::Failed(error)),
-    };
-    let mut skip = *done - start;
-    let mut pace = Pace::default();
-    while let Some(mut bytes) = pace.chunk(&mut response, repository.limits()).await? {
-        let known = skip.min(bytes.len() as u64);
-        skip -= known;
-        bytes = bytes.slice(usize::try_from(known).unwrap_or(bytes.len())..);
-        *done += bytes.len() as u64;
-        taker.counter.received(*done);
-        if !bytes.is_empty() && !taker.hand_on(bytes).await {
-            break;
-        }
-    }
-    Ok(Part::End)
-}
-
-/// The thread that unpacks, as the one who feeds it sees it.
-struct Taker<'a> {
-    sender: &'a mpsc::Sender<Part>,
-    room: Arc<Semaphore>,
-    counter: &'a Counter,
-}
-
-impl Taker<'_> {
-    /// Waits for room; `false` if nobody takes it any more.
-    async fn hand_on(&self, bytes: Bytes) -> bool {
-        let count = u32::try_from(bytes.len()).unwrap_or(MAX_WAITING);
-        let taken = Arc::clone(&self.room).acquire_many_owned(count.min(MAX_WAITING));
-        tokio::select! {
-            permit = taken => match permit {
-                Ok(permit) => self.sender.send(Part::Bytes(bytes, permit)).await.is_ok(),
-                Err(_) => false,
-            },
-            () = self.sender.closed() => false,
-        }
-    }
-}
-
-/// The parts as one stream, for the thread that unpacks.
-struct Parts {
-    receiver: mpsc::Receiver<Part>,
-    part: Bytes,
-    /// The room that the current part takes.
-    room: Option<OwnedSemaphorePermit>,
-    ended: bool,
-}
-
-impl Read for Parts {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.part.is_empty() && !self.ended {
-            // Given back before waiting: the next part may need all of it.
-            self.room = None;
-            match self.receiver.blocking_recv() {
-                Some(Part::Bytes(bytes, room)) => {
-                    self.part = bytes;
-                    self.room = Some(room);
-                }
-                Some(Part::End) => self.ended = true,
-                Some(Part::Failed(error)) => return Err(io::Error::other(error)),
-                // Without an end the sender has gone: nobody wants the layer any more.
-                None => return Err(io::Error::other(Error::Other("cancelled".into()))),
-            }
-        }
-        let count = self.part.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&self.part.split_to(count));
-        Ok(count)
-    }
 }

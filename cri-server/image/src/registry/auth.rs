@@ -5,7 +5,7 @@
 //! (distribution's documentation, "Token Authentication Specification" and "OAuth2").
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -141,9 +141,10 @@ pub(crate) fn answer(
     if let Identity::Token(token) = identity {
         return Answer::Header(format!("Bearer {token}"));
     }
-    if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer") {
-        return token_request(bearer, identity, scope, plain)
-            .map_or(Answer::Nothing, Answer::Fetch);
+    let bearer = challenges.iter().filter(|c| c.scheme == "bearer");
+    let mut requests = bearer.filter_map(|c| token_request(c, identity, scope, plain));
+    if let Some(request) = requests.next() {
+        return Answer::Fetch(request);
     }
     match identity {
         Identity::Basic(user, password) if challenges.iter().any(|c| c.scheme == "basic") => {
@@ -263,7 +264,12 @@ pub(crate) type Key = (String, String, Digest);
 #[derive(Default)]
 pub(crate) struct Cache {
     known: Mutex<HashMap<Key, (String, Instant)>>,
+    /// Who renews one; others wait for them.
+    renewing: Mutex<HashMap<Key, Weak<Renewal>>>,
 }
+
+/// Held by the one who renews an authorization.
+pub(crate) type Renewal = tokio::sync::Mutex<()>;
 
 impl Cache {
     /// The header to send, if one is known.
@@ -286,12 +292,16 @@ impl Cache {
         known.insert(key, (header, until));
     }
 
-    /// Forgets a header that was refused.
-    pub(crate) fn forget(&self, key: &Key) {
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(key);
+    /// What is to be held while the header of that key is renewed.
+    pub(crate) fn renewal(&self, key: &Key) -> Arc<Renewal> {
+        let mut renewing = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(renewal) = renewing.get(key).and_then(Weak::upgrade) {
+            return renewal;
+        }
+        renewing.retain(|_, renewal| renewal.strong_count() > 0);
+        let renewal = Arc::default();
+        renewing.insert(key.clone(), Arc::downgrade(&renewal));
+        renewal
     }
 }
 
@@ -360,6 +370,17 @@ mod tests {
             answer(&challenges, &Identity::Anonymous, "s", false),
             Answer::Fetch(_)
         ));
+    }
+
+    #[test]
+    fn any_of_several_demands_that_can_be_met_is_met() {
+        let header = r#"Bearer realm="nowhere", Basic realm="x", Bearer realm="https://t/""#;
+        let user = Identity::Basic("u".into(), "p".into());
+        let found = answer(&challenge::parse(header), &user, "s", false);
+        assert!(matches!(found, Answer::Fetch(_)), "{found:?}");
+        let header = r#"Negotiate, Bearer realm="nowhere", Basic realm="x""#;
+        let found = answer(&challenge::parse(header), &user, "s", false);
+        assert_eq!(found, Answer::Header(basic("u", "p")));
     }
 
     #[test]

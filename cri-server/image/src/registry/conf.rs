@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::hosts::{Host, plain_and_encrypted};
+use super::hosts::{Host, Site, plain_and_encrypted};
 use crate::Error;
 use crate::error::During;
 use crate::reference::Reference;
@@ -57,13 +57,15 @@ enum PullFrom {
 }
 
 /// The hosts to ask about a name; nothing if no entry is about it.
-pub(crate) fn read(path: &Path, name: &Reference) -> Result<Option<Vec<Host>>, Error> {
+pub(crate) fn read(path: &Path, name: &Reference) -> Result<Option<Site>, Error> {
     let registries = load(path)?;
     let full = format!("{}/{}", name.domain(), name.path());
     let Some(registry) = best(&registries, &full) else {
         return Ok(None);
     };
-    registry.hosts(name, &full).map(Some)
+    registry
+        .hosts(name, &full)
+        .map(|hosts| Some(Site::of(hosts)))
 }
 
 /// Reads all files, so that a wrong one is known from the start.
@@ -200,7 +202,8 @@ mod tests {
         let path = temp.path().join("registries.conf");
         std::fs::write(&path, text).unwrap();
         let name = Reference::parse(name).unwrap();
-        let hosts = read(&path, &name).unwrap().unwrap_or_default();
+        let site = read(&path, &name).unwrap();
+        let hosts = site.map(|site| site.hosts).unwrap_or_default();
         let shown: Vec<_> = hosts
             .iter()
             .map(|host| {

@@ -4,6 +4,10 @@
 //! or `<folder>/_default/hosts.toml` for registries without a folder. Hosts are tried in the order
 //! of the file, then the server. They are read anew for each pull, so that a change needs no
 //! restart. An unknown key is an error: a misspelt `skip_verify` must not pass in silence.
+//!
+//! Keys of our own, which containerd passes over: of the file, `fallback` (whether the server is
+//! asked after the hosts) and `foreign_layers` (whether layers may come from elsewhere; see
+//! `foreign`); of a host and the server, `proxy`; of a host, `share_credentials`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +16,7 @@ use reqwest::Url;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
+use super::proxy::Route;
 use crate::Error;
 use crate::error::During;
 use crate::reference::Reference;
@@ -28,8 +33,12 @@ pub(crate) struct Host {
     pub(crate) resolve: bool,
     /// May send content.
     pub(crate) pull: bool,
+    /// May tell what refers to an image.
+    pub(crate) referrers: bool,
     /// It is the registry itself, not a mirror.
     pub(crate) upstream: bool,
+    /// A mirror that may see the credentials for the registry.
+    pub(crate) shares_credentials: bool,
     /// How it is connected to.
     pub(crate) link: Link,
     /// Sent with each request.
@@ -38,7 +47,35 @@ pub(crate) struct Host {
     pub(crate) repository: Option<String>,
 }
 
+/// Where the content of a registry is to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    /// Who is asked, in this order.
+    pub(crate) hosts: Vec<Host>,
+    /// Whether layers may come from where a manifest says, outside of any registry.
+    pub(crate) foreign_layers: bool,
+}
+
+impl Site {
+    /// Only these hosts.
+    pub(crate) fn of(hosts: Vec<Host>) -> Self {
+        Self {
+            hosts,
+            foreign_layers: false,
+        }
+    }
+}
+
 impl Host {
+    /// Its name, with the port if it is not the usual one.
+    pub(crate) fn authority(&self) -> String {
+        let host = self.api.host_str().unwrap_or_default();
+        match self.api.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// The repository's name at this host.
     pub(crate) fn repository<'a>(&'a self, name: &'a Reference) -> &'a str {
         self.repository.as_deref().unwrap_or(name.path())
@@ -56,6 +93,8 @@ pub(crate) struct Link {
     pub(crate) skip_verify: bool,
     /// How long connecting may take.
     pub(crate) dial_timeout: Duration,
+    /// Through which proxy.
+    pub(crate) route: Route,
 }
 
 #[derive(Default, Deserialize)]
@@ -74,6 +113,10 @@ struct File {
     #[serde(default)]
     override_path: bool,
     dial_timeout: Option<String>,
+    proxy: Option<String>,
+    fallback: Option<bool>,
+    #[serde(default)]
+    foreign_layers: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -89,6 +132,9 @@ struct Table {
     #[serde(default)]
     override_path: bool,
     dial_timeout: Option<String>,
+    proxy: Option<String>,
+    #[serde(default)]
+    share_credentials: bool,
 }
 
 #[derive(Clone, Deserialize)]
@@ -139,9 +185,8 @@ impl<'de> Deserialize<'de> for Hosts {
 }
 
 /// The hosts to ask about a registry, in order; nothing if no file speaks of it.
-pub(crate) fn read(folder: &Path, registry: &str) -> Result<Option<Vec<Host>>, Error> {
-    let underscored = registry.replace(':', "_") + "_";
-    for name in [underscored.as_str(), registry, "_default"] {
+pub(crate) fn read(folder: &Path, registry: &str) -> Result<Option<Site>, Error> {
+    for name in [&*underscored(registry), registry, "_default"] {
         let path = folder.join(name).join("hosts.toml");
         match std::fs::read_to_string(&path) {
             Ok(text) => return parse(&text, registry, &path).map(Some),
@@ -154,6 +199,11 @@ pub(crate) fn read(folder: &Path, registry: &str) -> Result<Option<Vec<Host>>, E
         }
     }
     Ok(None)
+}
+
+/// The other name of a registry's folder: a colon is no part of a file's name everywhere.
+pub(crate) fn underscored(registry: &str) -> String {
+    registry.replace(':', "_") + "_"
 }
 
 /// Reads all files, so that a wrong one is known from the start.
@@ -175,7 +225,7 @@ pub(crate) fn check_all(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn parse(text: &str, registry: &str, path: &Path) -> Result<Vec<Host>, Error> {
+fn parse(text: &str, registry: &str, path: &Path) -> Result<Site, Error> {
     let wrong = |reason: String| Error::Other(format!("{}: {reason}", path.display()));
     let file: File = toml::from_str(text).map_err(|cause| wrong(cause.message().to_owned()))?;
     let base = path.parent().expect("a file lies in a folder");
@@ -194,6 +244,8 @@ fn parse(text: &str, registry: &str, path: &Path) -> Result<Vec<Host>, Error> {
         header: file.header,
         override_path: file.override_path,
         dial_timeout: file.dial_timeout,
+        proxy: file.proxy,
+        share_credentials: false,
     };
     let url = match file.server {
         Some(url) => url,
@@ -202,11 +254,19 @@ fn parse(text: &str, registry: &str, path: &Path) -> Result<Vec<Host>, Error> {
     let server = server
         .host(&url, base)
         .map_err(|reason| wrong(format!("server {url:?}: {reason}")))?;
-    hosts.push(Host {
-        upstream: true,
-        ..server
-    });
-    Ok(hosts)
+    if file.fallback.unwrap_or(true) {
+        hosts.push(Host {
+            upstream: true,
+            ..server
+        });
+    }
+    if hosts.is_empty() {
+        return Err(wrong("fallback = false, but no other host".into()));
+    }
+    Ok(Site {
+        hosts,
+        foreign_layers: file.foreign_layers,
+    })
 }
 
 impl Table {
@@ -230,7 +290,9 @@ impl Table {
             api: api(url, self.override_path)?,
             resolve: allowed("resolve"),
             pull: allowed("pull"),
+            referrers: allowed("referrers"),
             upstream: false,
+            shares_credentials: self.share_credentials,
             headers: headers(&self.header)?,
             repository: None,
             link: Link {
@@ -251,6 +313,10 @@ impl Table {
                     .dial_timeout
                     .as_deref()
                     .map_or(Ok(DIAL_TIMEOUT), duration)?,
+                route: self
+                    .proxy
+                    .as_deref()
+                    .map_or(Ok(Route::default()), Route::parse)?,
             },
         })
     }
@@ -386,7 +452,9 @@ mod tests {
     use super::*;
 
     fn check(text: &str, registry: &str, expect: &[&str]) {
-        let hosts = parse(text, registry, Path::new("/etc/x/hosts.toml")).unwrap();
+        let hosts = parse(text, registry, Path::new("/etc/x/hosts.toml"))
+            .unwrap()
+            .hosts;
         let urls: Vec<_> = hosts.iter().map(|h| h.api.as_str()).collect();
         assert_eq!(urls, expect, "{text}");
     }
@@ -417,7 +485,9 @@ mod tests {
         let text = "[host.\"https://z\"]\ncapabilities = [\"pull\"]\nca = \"ca.crt\"\nskip_verify = true\n\
                     client = [[\"c.crt\", \"c.key\"]]\ndial_timeout = \"1500ms\"\n\
                     [host.\"https://z\".header]\nx-a = [\"1\", \"2\"]";
-        let hosts = parse(text, "q.io", Path::new("/etc/x/hosts.toml")).unwrap();
+        let hosts = parse(text, "q.io", Path::new("/etc/x/hosts.toml"))
+            .unwrap()
+            .hosts;
         assert!(
             hosts[0].pull && !hosts[0].resolve && hosts[0].link.skip_verify && !hosts[0].upstream
         );
@@ -435,6 +505,22 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_our_own_are_read() {
+        let text = "fallback = false\nforeign_layers = true\nproxy = \"none\"\n\
+                    [host.\"https://z:1\"]\nproxy = \"http://p:3128\"\nshare_credentials = true";
+        let site = parse(text, "q.io", Path::new("/etc/x/hosts.toml")).unwrap();
+        assert!(site.foreign_layers && site.hosts.len() == 1);
+        let host = &site.hosts[0];
+        assert!(host.shares_credentials && !host.upstream && host.referrers);
+        let proxy = Url::parse("http://p:3128").unwrap();
+        assert_eq!(host.link.route, Route::Through(proxy));
+        assert_eq!(host.authority(), "z:1");
+        let plain = parse("proxy = \"none\"", "q.io", Path::new("/etc/x/hosts.toml")).unwrap();
+        assert_eq!(plain.hosts[0].link.route, Route::Direct);
+        assert!(!plain.foreign_layers);
+    }
+
+    #[test]
     fn mistakes_name_file_and_key() {
         for (text, named) in [
             ("skip_verfiy = true", "skip_verfiy"),
@@ -442,6 +528,9 @@ mod tests {
             ("[host.\"ftp://z\"]", "ftp://z"),
             ("capabilities = [\"fetch\"]", "fetch"),
             ("dial_timeout = \"soon\"", "dial_timeout"),
+            ("proxy = \"gopher://p\"", "gopher://p"),
+            ("fallback = false", "fallback"),
+            ("share_credentials = true", "share_credentials"),
             ("nonsense", "/etc/x/hosts.toml"),
         ] {
             let error = parse(text, "q.io", Path::new("/etc/x/hosts.toml"))
@@ -469,8 +558,8 @@ mod tests {
         write("a.io:1", "http://plain");
         write("b.io_1_", "http://underscored");
         let first = |registry: &str| {
-            let hosts = read(temp.path(), registry).unwrap().unwrap();
-            hosts[0].api.to_string()
+            let site = read(temp.path(), registry).unwrap().unwrap();
+            site.hosts[0].api.to_string()
         };
         assert_eq!(first("a.io:1"), "http://plain/v2");
         assert_eq!(first("b.io:1"), "http://underscored/v2");

@@ -8,18 +8,30 @@
 //! have no folder, and `credentials.json`, for pulls that bring no credentials.
 
 mod auth;
+mod body;
+mod certificates;
 pub(crate) mod challenge;
 mod conf;
+mod foreign;
 pub(crate) mod hosts;
+mod lanes;
+mod link;
 mod node;
+mod proxy;
+mod referrers;
 mod send;
+mod sources;
+mod span;
+pub(crate) mod stream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE};
 use reqwest::{Method, Response, StatusCode};
+use tokio::sync::Semaphore;
 
 use crate::digest::Digest;
 use crate::manifest::{
@@ -28,19 +40,28 @@ use crate::manifest::{
 use crate::reference::Reference;
 use crate::{Credentials, Error};
 use auth::Identity;
-use hosts::Host;
+use body::Pace;
+use hosts::{Host, Site};
+pub use referrers::Referrer;
+pub(crate) use send::Limits;
 use send::{Ask, Failure, Sender, backoff};
-pub(crate) use send::{Limits, Pace};
+use sources::{Source, Sources};
+use span::Span;
 
 /// Names of files beside the folder of `hosts.toml` files.
 const REGISTRIES: &str = "registries.conf";
 const CREDENTIALS: &str = "credentials.json";
+/// How many parts of layers may be fetched ahead of what is being unpacked, over all layers; see
+/// [`Limits::part`] for their length.
+const MAX_PARTS_AHEAD: usize = 8;
 
 /// All registries.
 #[derive(Debug)]
 pub(crate) struct Registry {
     folder: PathBuf,
     sender: Sender,
+    /// Room for parts that are fetched ahead.
+    ahead: Arc<Semaphore>,
 }
 
 /// What a name stands for now.
@@ -66,8 +87,9 @@ pub(crate) struct Served {
 pub(crate) struct Repository {
     registry: Arc<Registry>,
     name: Reference,
-    hosts: Vec<Host>,
-    identity: Identity,
+    sources: Sources,
+    /// Whether layers may come from outside of the registry.
+    foreign_layers: bool,
 }
 
 impl Registry {
@@ -78,6 +100,7 @@ impl Registry {
         Ok(Arc::new(Self {
             folder,
             sender: Sender::new(limits),
+            ahead: Arc::new(Semaphore::new(MAX_PARTS_AHEAD)),
         }))
     }
 
@@ -87,33 +110,49 @@ impl Registry {
         name: &Reference,
         credentials: Option<&Credentials>,
     ) -> Result<Repository, Error> {
-        let hosts = self.hosts(name)?;
+        let Site {
+            mut hosts,
+            foreign_layers,
+        } = self.site(name)?;
+        certificates::add(&self.folder, &mut hosts)?;
+        let file = self.folder.with_file_name(CREDENTIALS);
         let own = match credentials {
             Some(_) => None,
-            None => {
-                node::credentials(&self.folder.with_file_name(CREDENTIALS), name.domain()).await?
-            }
+            None => node::credentials(&file, name.domain()).await?,
         };
         let credentials = credentials
             .or(own.as_ref())
             .filter(|c| auth::is_meant_for(&c.server_address, name.domain()));
+        let identity = Identity::of(credentials).map_err(Error::Denied)?;
+        let mut sources = Vec::new();
+        for host in hosts {
+            // A mirror is another party: it gets what the node has for it, and what was given for
+            // the registry only if the operator says so.
+            let identity = if host.upstream || host.shares_credentials {
+                identity.clone()
+            } else {
+                let own = node::credentials(&file, &host.authority()).await?;
+                Identity::of(own.as_ref()).map_err(Error::Denied)?
+            };
+            sources.push(Source { host, identity });
+        }
         Ok(Repository {
             registry: Arc::clone(self),
             name: name.clone(),
-            hosts,
-            identity: Identity::of(credentials).map_err(Error::Denied)?,
+            sources: Sources::new(sources),
+            foreign_layers,
         })
     }
 
     /// A folder of its own says most about a registry, then `registries.conf`, then what is usual.
-    fn hosts(&self, name: &Reference) -> Result<Vec<Host>, Error> {
-        if let Some(hosts) = hosts::read(&self.folder, name.domain())? {
-            return Ok(hosts);
+    fn site(&self, name: &Reference) -> Result<Site, Error> {
+        if let Some(site) = hosts::read(&self.folder, name.domain())? {
+            return Ok(site);
         }
-        if let Some(hosts) = conf::read(&self.folder.with_file_name(REGISTRIES), name)? {
-            return Ok(hosts);
+        if let Some(site) = conf::read(&self.folder.with_file_name(REGISTRIES), name)? {
+            return Ok(site);
         }
-        Ok(vec![hosts::default_server(name.domain())?])
+        Ok(Site::of(vec![hosts::default_server(name.domain())?]))
     }
 
     /// The limits in force.
@@ -123,7 +162,7 @@ impl Registry {
 }
 
 /// How long to wait after the failure of that number.
-pub(crate) fn pause(limits: &Limits, failures: u32) -> std::time::Duration {
+fn pause(limits: &Limits, failures: u32) -> Duration {
     backoff(limits.pause, failures)
 }
 
@@ -150,21 +189,21 @@ impl Repository {
 
     async fn resolve_somewhere(&self, path: &str) -> Result<Resolved, Error> {
         let mut failures = Failures::default();
-        for host in self.hosts.iter().filter(|host| host.resolve) {
-            match self.resolve_at(host, path).await {
+        for source in self.able(|host| host.resolve) {
+            match self.resolve_at(source, path).await {
                 Ok(resolved) => return Ok(resolved),
-                Err(failure) => failures.note(host, failure),
+                Err(failure) => failures.note(&source.host, failure),
             }
         }
         Err(failures.verdict(&self.name))
     }
 
-    async fn resolve_at(&self, host: &Host, path: &str) -> Result<Resolved, Failure> {
+    async fn resolve_at(&self, source: &Source, path: &str) -> Result<Resolved, Failure> {
         let head = Ask {
             method: Method::HEAD,
             ..self.documents(path)
         };
-        match self.ask(host, &head).await {
+        match self.ask(source, &head).await {
             Ok(response) => {
                 if let Some(digest) = header_digest(&response) {
                     return Ok(Resolved {
@@ -177,7 +216,7 @@ impl Repository {
             Err(Failure::Unreachable(text)) => return Err(Failure::Unreachable(text)),
             Err(_) => {}
         }
-        let response = self.ask(host, &self.documents(path)).await?;
+        let response = self.ask(source, &self.documents(path)).await?;
         let stated = header_digest(&response);
         let served = self.whole(response, MAX_DOCUMENT).await?;
         let digest = match (stated, self.name.digest()) {
@@ -197,27 +236,27 @@ impl Repository {
             method: Method::GET,
             path,
             accept,
-            from: 0,
+            span: Span::default(),
+            page: None,
         }
     }
 
     /// Fetches a manifest or a list by its digest.
     pub(crate) async fn document(&self, digest: &Digest) -> Result<Served, Error> {
         let mut failures = Failures::default();
-        for host in self.hosts.iter().filter(|host| host.pull) {
-            match self.document_at(host, digest).await {
+        for source in self.able(|host| host.pull) {
+            match self.document_at(source, digest).await {
                 Ok(served) => return Ok(served),
-                Err(failure) => failures.note(host, failure),
+                Err(failure) => failures.note(&source.host, failure),
             }
         }
         Err(failures.verdict(&self.name).about(digest))
     }
 
-    async fn document_at(&self, host: &Host, digest: &Digest) -> Result<Served, Failure> {
-        let response = self
-            .ask(host, &self.documents(&format!("manifests/{digest}")))
-            .await?;
-        let served = self.whole(response, MAX_DOCUMENT).await?;
+    async fn document_at(&self, source: &Source, digest: &Digest) -> Result<Served, Failure> {
+        let path = format!("manifests/{digest}");
+        let ask = self.documents(&path);
+        let served = self.all_of(source, &ask, MAX_DOCUMENT).await?;
         verify(&served.bytes, digest, "manifest").map(|()| served)
     }
 
@@ -231,18 +270,21 @@ impl Repository {
             return Err(Error::Corrupt(text));
         }
         let mut failures = Failures::default();
-        for host in self.hosts.iter().filter(|host| host.pull) {
-            match self.small_blob_at(host, blob).await {
+        for source in self.able(|host| host.pull) {
+            match self.small_blob_at(source, blob).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(failure) => failures.note(host, failure),
+                Err(failure) => failures.note(&source.host, failure),
             }
         }
         Err(failures.verdict(&self.name).about(&blob.digest))
     }
 
-    async fn small_blob_at(&self, host: &Host, blob: &Descriptor) -> Result<Bytes, Failure> {
-        let (response, _) = self.blob_at(host, &blob.digest, 0).await?;
-        let bytes = self.whole(response, blob.size).await?.bytes;
+    async fn small_blob_at(&self, source: &Source, blob: &Descriptor) -> Result<Bytes, Failure> {
+        let path = format!("blobs/{}", blob.digest);
+        let bytes = self
+            .all_of(source, &blob_ask(&path), blob.size)
+            .await?
+            .bytes;
         if bytes.len() as u64 != blob.size {
             let (count, size) = (bytes.len(), blob.size);
             return Err(Failure::Wrong(format!(
@@ -253,39 +295,72 @@ impl Repository {
         verify(&bytes, &blob.digest, "configuration").map(|()| bytes)
     }
 
-    /// Begins to fetch a blob from byte `from` on; also tells where what comes begins: a host
-    /// may answer with all of it.
-    pub(crate) async fn blob(&self, digest: &Digest, from: u64) -> Result<(Response, u64), Error> {
+    /// Asks for something small, once more if the answer breaks off.
+    async fn all_of(&self, source: &Source, ask: &Ask<'_>, most: u64) -> Result<Served, Failure> {
+        let once = async || self.whole(self.ask(source, ask).await?, most).await;
+        match once().await {
+            Err(Failure::Broken(_)) => once().await,
+            served => served,
+        }
+    }
+
+    /// Begins to fetch a part of a blob. What broke or lied before is asked last or not at all.
+    async fn blob(&self, blob: &Descriptor, span: Span) -> Result<Answer, Error> {
         let mut failures = Failures::default();
-        for host in self.hosts.iter().filter(|host| host.pull) {
-            match self.blob_at(host, digest, from).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failures.note(host, failure),
+        for (index, source) in self.sources.in_order(|host| self.is_away(host)) {
+            match self.blob_at(source, blob, span).await {
+                Ok(answer) => {
+                    self.sources.note(&blob.digest, index);
+                    return Ok(Answer {
+                        source: Some(index),
+                        ..answer
+                    });
+                }
+                Err(failure) => failures.note(&source.host, failure),
             }
         }
-        Err(failures.verdict(&self.name).about(digest))
+        let error = failures.verdict(&self.name).about(&blob.digest);
+        if blob.is_foreign() && !blob.urls().is_empty() {
+            return foreign::fetch(self, blob, span, error).await;
+        }
+        Err(error)
     }
 
     async fn blob_at(
         &self,
-        host: &Host,
-        digest: &Digest,
-        from: u64,
-    ) -> Result<(Response, u64), Failure> {
-        let path = format!("blobs/{digest}");
+        source: &Source,
+        blob: &Descriptor,
+        span: Span,
+    ) -> Result<Answer, Failure> {
+        let path = format!("blobs/{}", blob.digest);
         let ask = Ask {
-            method: Method::GET,
-            path: &path,
-            accept: None,
-            from,
+            span,
+            ..blob_ask(&path)
         };
-        let response = self.ask(host, &ask).await?;
-        let start = if response.status() == StatusCode::PARTIAL_CONTENT {
-            from
-        } else {
-            0
+        let response = match self.ask(source, &ask).await {
+            // All of it holds the part, too.
+            Err(Failure::NoPart(_)) => {
+                let span = Span::default();
+                self.ask(source, &Ask { span, ..ask }).await?
+            }
+            answer => answer?,
         };
-        Ok((response, start))
+        Answer::of(response, span, blob.size)
+    }
+
+    /// The hosts that may be asked for something.
+    fn able(&self, may: impl Fn(&Host) -> bool) -> Vec<&Source> {
+        self.sources.all(may, |host| self.is_away(host))
+    }
+
+    fn is_away(&self, host: &Host) -> bool {
+        self.registry.sender.is_away(host)
+    }
+
+    /// After a blob turned out wrong: whether another host can be asked for it. The one that sent
+    /// it is not asked for blobs any more.
+    pub(crate) fn blame(&self, digest: &Digest) -> bool {
+        self.sources.blame(digest)
     }
 
     /// The limits in force.
@@ -293,17 +368,10 @@ impl Repository {
         self.registry.limits()
     }
 
-    async fn ask(&self, host: &Host, ask: &Ask<'_>) -> Result<Response, Failure> {
-        // A mirror is another party: it does not get what was given for the registry.
-        let identity = if host.upstream {
-            &self.identity
-        } else {
-            &Identity::Anonymous
-        };
-        self.registry
-            .sender
-            .send(host, &self.name, identity, ask)
-            .await
+    async fn ask(&self, source: &Source, ask: &Ask<'_>) -> Result<Response, Failure> {
+        let Source { host, identity } = source;
+        let sender = &self.registry.sender;
+        sender.send(host, &self.name, identity, ask).await
     }
 
     /// Reads a body that must not be longer than `most`.
@@ -313,8 +381,10 @@ impl Repository {
             .get(CONTENT_TYPE)
             .and_then(|v| v.to_str().ok());
         let content_type = content_type.map(|t| t.split(';').next().unwrap_or(t).trim().to_owned());
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = send::chunk(&mut response, self.limits())
+        let (mut bytes, mut pace) = (BytesMut::new(), Pace::default());
+        let until = Instant::now() + self.limits().whole;
+        while let Some(chunk) = pace
+            .chunk(&mut response, self.limits())
             .await
             .map_err(Failure::Broken)?
         {
@@ -322,11 +392,48 @@ impl Repository {
                 return Err(Failure::Wrong(format!("more than {most} bytes were sent")));
             }
             bytes.extend_from_slice(&chunk);
+            if Instant::now() > until {
+                let (place, whole) = (send::place(response.url()), self.limits().whole);
+                let text = format!("{place} took more than {whole:?} for a document");
+                return Err(Failure::Broken(text));
+            }
         }
         Ok(Served {
             bytes: bytes.freeze(),
             content_type,
         })
+    }
+}
+
+/// A blob, or a part of one, that begins to come in.
+#[derive(Debug)]
+struct Answer {
+    response: Response,
+    /// Which of the hosts sends it, if it is one of them.
+    source: Option<usize>,
+    /// Where in the blob it begins.
+    begins: u64,
+    /// Whether the host sends parts.
+    partial: bool,
+}
+
+impl Answer {
+    fn of(response: Response, span: Span, size: u64) -> Result<Self, Failure> {
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        let range = response.headers().get(CONTENT_RANGE);
+        let range = range.and_then(|value| value.to_str().ok());
+        Ok(Self {
+            begins: span.begins(partial, range.unwrap_or_default(), size)?,
+            response,
+            source: None,
+            partial,
+        })
+    }
+
+    /// Whether the host says that it can send parts.
+    fn knows_parts(&self) -> bool {
+        let accepted = self.response.headers().get(ACCEPT_RANGES);
+        self.partial || accepted.is_some_and(|value| value == "bytes")
     }
 }
 
@@ -347,7 +454,7 @@ impl Failures {
             Failure::Wrong(_) => 0,
             Failure::Denied(_) => 1,
             Failure::Broken(_) => 2,
-            Failure::Refused(_) => 3,
+            Failure::Failing(_) | Failure::Refused(_) | Failure::NoPart(_) => 3,
             Failure::Missing => 4,
             Failure::Unreachable(_) => 5,
         };
@@ -357,9 +464,11 @@ impl Failures {
             Some(Failure::Denied(text)) => {
                 Error::Denied(format!("access to {name} denied: {text}"))
             }
-            Some(Failure::Unreachable(text) | Failure::Broken(text)) => Error::Unavailable(text),
+            Some(Failure::Unreachable(text) | Failure::Broken(text) | Failure::Failing(text)) => {
+                Error::Unavailable(text)
+            }
             Some(Failure::Wrong(text)) => Error::Corrupt(text),
-            Some(Failure::Refused(text)) => Error::Other(text),
+            Some(Failure::Refused(text) | Failure::NoPart(text)) => Error::Other(text),
         }
     }
 }
@@ -373,6 +482,16 @@ impl Error {
             )),
             other => other,
         }
+    }
+}
+
+fn blob_ask(path: &str) -> Ask<'_> {
+    Ask {
+        method: Method::GET,
+        path,
+        accept: None,
+        span: Span::default(),
+        page: None,
     }
 }
 

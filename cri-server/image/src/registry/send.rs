@@ -3,32 +3,36 @@
 //! It knows HTTP, not what manifests or blobs are.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, RANGE, RETRY_AFTER, WARNING,
+    WWW_AUTHENTICATE,
 };
-use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use tokio::time::timeout;
 
 use super::auth::{Answer, Cache, Identity, Key, Token, TokenRequest, answer};
+use super::body::{message, some_of};
 use super::challenge;
-use super::hosts::{DIAL_TIMEOUT, Host, Link, is_loopback};
+use super::hosts::Host;
+use super::link::{Clients, innermost};
+use super::span::Span;
 use crate::reference::Reference;
 
 /// Most redirects that are followed.
-const MAX_REDIRECTS: usize = 10;
+pub(crate) const MAX_REDIRECTS: usize = 10;
+/// Most warnings of one answer that are told.
+const MAX_WARNINGS: usize = 4;
 /// Most of an error's body that is read, in bytes.
 const MAX_ERROR_BODY: usize = 4096;
 /// Most of a token server's answer that is read, in bytes.
 const MAX_TOKEN_BODY: usize = 1 << 20;
 /// Most token servers whose form of asking is remembered.
 const MAX_REALMS: usize = 1000;
-/// Most clients that are kept, one for each way of connecting.
-const MAX_CLIENTS: usize = 64;
+/// Most hosts that are remembered as not reachable.
+const MAX_AWAY: usize = 1000;
 
 /// Times and counts that bound the talk with registries. Fields, so that tests need not wait.
 #[derive(Clone, Debug)]
@@ -47,6 +51,18 @@ pub(crate) struct Limits {
     pub(crate) slow_for: Duration,
     /// How long a pull goes on that nobody waits for any more: one who asks again joins it.
     pub(crate) grace: Duration,
+    /// How long a manifest or a configuration may take altogether.
+    pub(crate) whole: Duration,
+    /// Since when a registry must have been out of reach to be given up: it may be starting.
+    pub(crate) patience: Duration,
+    /// How long a host that could not be reached is asked after all others.
+    pub(crate) away_for: Duration,
+    /// How large a layer has to be for several connections to carry it, in bytes.
+    pub(crate) wide_from: u64,
+    /// What each of them carries at a time, in bytes.
+    pub(crate) part: u64,
+    /// Over how much time it is looked at whether a layer could be unpacked faster than it comes.
+    pub(crate) starving: Duration,
 }
 
 impl Default for Limits {
@@ -59,6 +75,12 @@ impl Default for Limits {
             slowest: 1024,
             slow_for: Duration::from_secs(30),
             grace: Duration::from_secs(60),
+            whole: Duration::from_secs(120),
+            patience: Duration::from_secs(5),
+            away_for: Duration::from_secs(30),
+            wide_from: 32 << 20,
+            part: 4 << 20,
+            starving: Duration::from_secs(1),
         }
     }
 }
@@ -72,8 +94,10 @@ pub(crate) struct Ask<'a> {
     pub(crate) path: &'a str,
     /// What is understood.
     pub(crate) accept: Option<String>,
-    /// First byte that is wanted.
-    pub(crate) from: u64,
+    /// The bytes that are wanted.
+    pub(crate) span: Span,
+    /// In the place of `path`: where the host said that an answer goes on.
+    pub(crate) page: Option<Url>,
 }
 
 /// Why a host did not serve.
@@ -87,26 +111,46 @@ pub(crate) enum Failure {
     Missing,
     /// It does not give it to us.
     Denied(String),
+    /// It answered with an error that may pass, also after some patience.
+    Failing(String),
     /// It answered with an error.
     Refused(String),
+    /// It does not send that part of it (RFC 9110, 15.5.17).
+    NoPart(String),
     /// What it sent is not what it should be.
     Wrong(String),
+}
+
+impl Failure {
+    /// What is to be told.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Missing => "nothing is there",
+            Self::Unreachable(text)
+            | Self::Broken(text)
+            | Self::Denied(text)
+            | Self::Failing(text)
+            | Self::Refused(text)
+            | Self::NoPart(text)
+            | Self::Wrong(text) => text,
+        }
+    }
 }
 
 /// Sends questions; keeps connections and authorizations.
 #[derive(Debug)]
 pub(crate) struct Sender {
     limits: Limits,
-    clients: Mutex<HashMap<String, Client>>,
+    clients: Clients,
     authorizations: Cache,
     /// Token servers that only know the older form of asking.
     older_realms: Mutex<HashSet<String>>,
+    /// Hosts that could not be reached, and until when they are asked last.
+    away: Mutex<HashMap<String, Instant>>,
 }
 
 /// What to do after an answer that was not a success.
 enum Next {
-    /// Ask again, with what was learnt.
-    Now,
     /// Ask again after a pause.
     After(Option<Duration>, Failure),
     /// Give up.
@@ -118,9 +162,10 @@ impl Sender {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            clients: Mutex::default(),
+            clients: Clients::default(),
             authorizations: Cache::default(),
             older_realms: Mutex::default(),
+            away: Mutex::default(),
         }
     }
 
@@ -137,40 +182,82 @@ impl Sender {
         identity: &Identity,
         ask: &Ask<'_>,
     ) -> Result<Response, Failure> {
+        let answer = self.ask(host, name, identity, ask).await;
+        if matches!(answer, Err(Failure::Unreachable(_))) {
+            self.note_away(host);
+        }
+        answer
+    }
+
+    async fn ask(
+        &self,
+        host: &Host,
+        name: &Reference,
+        identity: &Identity,
+        ask: &Ask<'_>,
+    ) -> Result<Response, Failure> {
         let key = (
             host.api.to_string(),
             host.repository(name).to_owned(),
             identity.fingerprint(),
         );
-        let mut authorized = false;
-        let mut attempt = 1;
+        let started = Instant::now();
+        let (mut authorized, mut attempt) = (false, 1);
         loop {
-            let next = match self
-                .once(host, name, ask, self.authorizations.get(&key))
-                .await
-            {
-                Ok(response) if response.status().is_success() => return Ok(response),
+            let used = self.authorizations.get(&key);
+            let next = match self.once(host, name, ask, used.as_deref()).await {
+                Ok(response) if response.status().is_success() => {
+                    warnings(&response, ask);
+                    return Ok(response);
+                }
                 Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !authorized => {
                     authorized = true;
-                    self.authorize(host, name, identity, &key, &response)
+                    self.authorize(host, name, identity, (&key, used), &response)
                         .await?;
-                    Next::Now
+                    continue;
                 }
                 Ok(response) => judge(response, &host.api, &self.limits).await,
                 Err(failure @ Failure::Broken(_)) => Next::After(None, failure),
+                // Others can be asked instead of a mirror.
+                Err(failure @ Failure::Unreachable(_))
+                    if host.upstream && started.elapsed() < self.limits.patience =>
+                {
+                    Next::After(None, failure)
+                }
                 Err(failure) => Next::Never(failure),
             };
-            match next {
-                Next::Now => {}
-                Next::Never(failure) => return Err(failure),
-                Next::After(_, failure) if attempt >= self.limits.attempts => return Err(failure),
-                Next::After(asked, failure) => {
-                    let pause = self.pause(attempt, asked).ok_or(failure)?;
-                    tokio::time::sleep(pause).await;
-                    attempt += 1;
-                }
-            }
+            self.again(next, &mut attempt).await?;
         }
+    }
+
+    /// Waits before the next attempt; an error if there is to be none.
+    async fn again(&self, next: Next, attempt: &mut u32) -> Result<(), Failure> {
+        let (asked, failure) = match next {
+            Next::Never(failure) => return Err(failure),
+            Next::After(asked, failure) => (asked, failure),
+        };
+        if *attempt >= self.limits.attempts {
+            return Err(failure);
+        }
+        let pause = self.pause(*attempt, asked).ok_or(failure)?;
+        tokio::time::sleep(pause).await;
+        *attempt += 1;
+        Ok(())
+    }
+
+    /// Whether a host could not be reached a moment ago: each question would wait for it in vain.
+    pub(crate) fn is_away(&self, host: &Host) -> bool {
+        let away = lock(&self.away);
+        let until = away.get(&place(&host.api));
+        until.is_some_and(|until| *until > Instant::now())
+    }
+
+    fn note_away(&self, host: &Host) {
+        let mut away = lock(&self.away);
+        if away.len() >= MAX_AWAY {
+            away.clear();
+        }
+        away.insert(place(&host.api), Instant::now() + self.limits.away_for);
     }
 
     /// How long to wait; nothing if the host asks for longer than we will.
@@ -188,29 +275,28 @@ impl Sender {
         host: &Host,
         name: &Reference,
         ask: &Ask<'_>,
-        authorization: Option<String>,
+        authorization: Option<&str>,
     ) -> Result<Response, Failure> {
-        let mut url = question(host, name, ask)?;
-        let home = url.origin();
+        let home = host.api.origin();
+        let mut url = match &ask.page {
+            Some(page) if page.origin() == home => page.clone(),
+            Some(page) => return Err(Failure::Refused(format!("{page} is another place"))),
+            None => question(host, name, ask)?,
+        };
         for _ in 0..=MAX_REDIRECTS {
             let client = self.client(host, &url)?;
             let mut request = client.request(ask.method.clone(), url.clone());
-            if let Some(accept) = &ask.accept {
-                request = request.header(ACCEPT, accept);
-            }
-            if ask.from > 0 {
-                request = request.header(RANGE, format!("bytes={}-", ask.from));
-            }
+            request = ask.headers(request);
             if url.origin() == home {
                 request = host
                     .headers
                     .iter()
                     .fold(request, |request, (k, v)| request.header(k, v));
-                request = authorization.iter().fold(request, |request, value| {
+                request = authorization.into_iter().fold(request, |request, value| {
                     request.header(AUTHORIZATION, value)
                 });
             }
-            let response = self.dispatch(request).await?;
+            let response = dispatch(request, &self.limits).await?;
             match redirect(&response, &url)? {
                 None => return Ok(response),
                 Some(to)
@@ -230,28 +316,22 @@ impl Sender {
         )))
     }
 
-    async fn dispatch(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        match timeout(self.limits.silence, request.send()).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_connect() => Err(Failure::Unreachable(first_cause(&error))),
-            Ok(Err(error)) => Err(Failure::Broken(first_cause(&error))),
-            Err(_) => Err(Failure::Unreachable(format!(
-                "no answer within {:?}",
-                self.limits.silence
-            ))),
-        }
-    }
-
-    /// Learns how to authorize from a refusal.
+    /// Learns how to authorize from a refusal of what was `used`. Of many who are refused at the
+    /// same time, one does so.
     async fn authorize(
         &self,
         host: &Host,
         name: &Reference,
         identity: &Identity,
-        key: &Key,
+        (key, used): (&Key, Option<String>),
         refusal: &Response,
     ) -> Result<(), Failure> {
-        self.authorizations.forget(key);
+        let renewal = self.authorizations.renewal(key);
+        let _held = renewal.lock().await;
+        let known = self.authorizations.get(key);
+        if known.is_some() && known != used {
+            return Ok(());
+        }
         let headers = refusal.headers().get_all(WWW_AUTHENTICATE).iter();
         let challenges: Vec<_> = headers
             .filter_map(|value| value.to_str().ok())
@@ -296,115 +376,88 @@ impl Sender {
     }
 
     async fn token(&self, host: &Host, ask: TokenRequest) -> Result<(String, Instant), Failure> {
+        let mut attempt = 1;
+        loop {
+            let next = match self.token_once(host, &ask).await {
+                Ok(response) if response.status().is_success() => {
+                    let body = some_of(response, MAX_TOKEN_BODY, &self.limits).await;
+                    let token = serde_json::from_slice::<Token>(&body).ok();
+                    return token.and_then(Token::header).ok_or_else(|| {
+                        Failure::Refused(format!("{} sent no token", place(&ask.url)))
+                    });
+                }
+                Ok(response) => judge(response, &ask.url, &self.limits).await,
+                Err(failure @ Failure::Broken(_)) => Next::After(None, failure),
+                Err(failure) => Next::Never(failure),
+            };
+            self.again(next, &mut attempt).await?;
+        }
+    }
+
+    async fn token_once(&self, host: &Host, ask: &TokenRequest) -> Result<Response, Failure> {
         let client = self.client(host, &ask.url)?;
-        let mut request = match ask.form {
+        let mut request = match &ask.form {
             Some(form) => client
                 .post(ask.url.clone())
                 .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                .body(form),
+                .body(form.clone()),
             None => client.get(ask.url.clone()),
         };
         request = ask.authorization.iter().fold(request, |request, value| {
             request.header(AUTHORIZATION, value)
         });
-        let response = self.dispatch(request).await?;
-        let status = response.status();
-        let body = some_of(response, MAX_TOKEN_BODY, &self.limits).await;
-        if !status.is_success() {
-            return Err(Failure::Denied(format!(
-                "{}: {}",
-                place(&ask.url),
-                message(&body, status)
-            )));
-        }
-        let token = serde_json::from_slice::<Token>(&body)
-            .ok()
-            .and_then(Token::header);
-        token.ok_or_else(|| Failure::Refused(format!("{} sent no token", place(&ask.url))))
+        dispatch(request, &self.limits).await
     }
 
     /// The client for a URL: the host's own way of connecting, also where it redirects to.
     fn client(&self, host: &Host, url: &Url) -> Result<Client, Failure> {
-        let plain = url.scheme() == "http";
-        let local = is_loopback(url.host_str().unwrap_or_default());
-        let key = format!(
-            "{plain} {local} {:?} {:?}",
-            (!plain).then_some(&host.link),
-            changed(&host.link)
-        );
-        let mut clients = lock(&self.clients);
-        if let Some(client) = clients.get(&key) {
-            return Ok(client.clone());
+        self.clients.get(&host.link, url).map_err(Failure::Refused)
+    }
+}
+
+impl Ask<'_> {
+    fn headers(&self, request: RequestBuilder) -> RequestBuilder {
+        let request = match &self.accept {
+            Some(accept) => request.header(ACCEPT, accept),
+            // Digest and parts are those of what is stored.
+            None => request.header(ACCEPT_ENCODING, "identity"),
+        };
+        match self.span.header() {
+            Some(range) => request.header(RANGE, range),
+            None => request,
         }
-        let client = connect(&host.link, plain, local).map_err(Failure::Refused)?;
-        if clients.len() >= MAX_CLIENTS {
-            clients.clear();
+    }
+}
+
+/// Sends one request.
+pub(crate) async fn dispatch(
+    request: RequestBuilder,
+    limits: &Limits,
+) -> Result<Response, Failure> {
+    match timeout(limits.silence, request.send()).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) if error.is_connect() => Err(Failure::Unreachable(first_cause(&error))),
+        Ok(Err(error)) => Err(Failure::Broken(first_cause(&error))),
+        Err(_) => Err(Failure::Unreachable(format!(
+            "no answer within {:?}",
+            limits.silence
+        ))),
+    }
+}
+
+/// What a registry wants its users to know (distribution-spec, "Warnings"), told once a document.
+fn warnings(response: &Response, ask: &Ask<'_>) {
+    let values = response.headers().get_all(WARNING).iter();
+    for value in values.filter(|_| ask.accept.is_some()).take(MAX_WARNINGS) {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        if let Some(text) = text.strip_prefix("299 ") {
+            tracing::warn!(registry = %place(response.url()), text, "a registry warns");
         }
-        clients.insert(key, client.clone());
-        Ok(client)
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// When the files that a link names were written last: a renewed certificate needs no restart.
-fn changed(link: &Link) -> Vec<Option<SystemTime>> {
-    let files = link
-        .client
-        .iter()
-        .flat_map(|(certificate, key)| [Some(certificate), key.as_ref()]);
-    let files = link.ca.iter().map(Some).chain(files).flatten();
-    files
-        .map(|path| {
-            std::fs::metadata(path)
-                .and_then(|meta| meta.modified())
-                .ok()
-        })
-        .collect()
-}
-
-fn connect(link: &Link, plain: bool, local: bool) -> Result<Client, String> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|cause| format!("reading {}: {cause}", path.display()))
-    };
-    let mut builder = Client::builder()
-        .user_agent(concat!("wherry/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(if plain && local {
-            DIAL_TIMEOUT.min(link.dial_timeout)
-        } else {
-            link.dial_timeout
-        })
-        .retry(reqwest::retry::never())
-        // Several connections carry several layers faster than one that is shared.
-        .http1_only();
-    if local {
-        builder = builder.no_proxy();
-    }
-    if plain {
-        // Without the system's authorities, which a machine need not have for this.
-        builder = builder.tls_certs_only([]);
-    } else {
-        for path in &link.ca {
-            let certificates = Certificate::from_pem_bundle(&read(path)?);
-            let certificates =
-                certificates.map_err(|cause| format!("{}: {cause}", path.display()))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        for (certificate, key) in &link.client {
-            let mut pem = read(certificate)?;
-            pem.extend(key.as_deref().map(read).transpose()?.unwrap_or_default());
-            let identity = reqwest::Identity::from_pem(&pem);
-            builder = builder
-                .identity(identity.map_err(|cause| format!("{}: {cause}", certificate.display()))?);
-        }
-        builder = builder.tls_danger_accept_invalid_certs(link.skip_verify);
-    }
-    builder
-        .build()
-        .map_err(|error| format!("preparing to connect: {}", first_cause(&error)))
 }
 
 fn question(host: &Host, name: &Reference, ask: &Ask<'_>) -> Result<Url, Failure> {
@@ -423,7 +476,8 @@ fn question(host: &Host, name: &Reference, ask: &Ask<'_>) -> Result<Url, Failure
     Ok(url)
 }
 
-fn redirect(response: &Response, url: &Url) -> Result<Option<Url>, Failure> {
+/// Where an answer sends us, if anywhere.
+pub(crate) fn redirect(response: &Response, url: &Url) -> Result<Option<Url>, Failure> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
@@ -446,8 +500,9 @@ async fn judge(response: Response, host: &Url, limits: &Limits) -> Next {
     match status.as_u16() {
         404 => Next::Never(Failure::Missing),
         401 | 403 => Next::Never(Failure::Denied(text)),
-        429 | 503 => Next::After(asked, Failure::Refused(text)),
-        408 | 500 | 502 | 504 => Next::After(None, Failure::Refused(text)),
+        416 => Next::Never(Failure::NoPart(text)),
+        429 | 503 => Next::After(asked, Failure::Failing(text)),
+        408 | 500 | 502 | 504 => Next::After(None, Failure::Failing(text)),
         _ => Next::Never(Failure::Refused(text)),
     }
 }
@@ -466,99 +521,17 @@ fn patience(value: &str, now: SystemTime) -> Option<Duration> {
     Some(until.duration_since(now).unwrap_or_default())
 }
 
-/// The next part of a body; an error text if the host is silent or breaks off.
-pub(crate) async fn chunk(
-    response: &mut Response,
-    limits: &Limits,
-) -> Result<Option<Bytes>, String> {
-    let host = place(response.url());
-    match timeout(limits.silence, response.chunk()).await {
-        Ok(Ok(chunk)) => Ok(chunk),
-        Ok(Err(error)) => Err(format!("{host} broke off: {}", first_cause(&error))),
-        Err(_) => Err(format!("{host} sent nothing for {:?}", limits.silence)),
-    }
-}
-
-/// Watches how fast a body comes in. Only time spent waiting for the host counts, not that in which
-/// nobody takes what it sent.
-#[derive(Debug, Default)]
-pub(crate) struct Pace {
-    waited: Duration,
-    bytes: u64,
-}
-
-impl Pace {
-    /// The next part of a body, as [`chunk`]; a host that sends too little counts as broken.
-    pub(crate) async fn chunk(
-        &mut self,
-        response: &mut Response,
-        limits: &Limits,
-    ) -> Result<Option<Bytes>, String> {
-        let started = Instant::now();
-        let got = chunk(response, limits).await?;
-        self.waited += started.elapsed();
-        self.bytes += got.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        if self.waited >= limits.slow_for {
-            let least = limits.slowest * self.waited.as_secs().max(1);
-            let Self { waited, bytes } = std::mem::take(self);
-            if bytes < least && got.is_some() {
-                let host = place(response.url());
-                return Err(format!("{host} sent only {bytes} bytes in {waited:?}"));
-            }
-        }
-        Ok(got)
-    }
-}
-
-/// The start of a body, as much of it as can be had.
-async fn some_of(mut response: Response, most: usize, limits: &Limits) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = chunk(&mut response, limits).await {
-        body.extend_from_slice(&chunk);
-        if body.len() >= most {
-            body.truncate(most);
-            break;
-        }
-    }
-    body
-}
-
-/// What an error's body says (distribution-spec, "Error Codes"), or the status.
-fn message(body: &[u8], status: StatusCode) -> String {
-    #[derive(serde::Deserialize)]
-    struct Errors {
-        errors: Vec<One>,
-    }
-    #[derive(serde::Deserialize)]
-    struct One {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let told = serde_json::from_slice::<Errors>(body)
-        .ok()
-        .and_then(|e| e.errors.into_iter().next());
-    match told {
-        Some(One { code, message }) => format!("{status}: {code}: {message}"),
-        None => status.to_string(),
-    }
-}
-
 /// Scheme, host and port: enough to know who is meant, without tokens that a query may hold.
-fn place(url: &Url) -> String {
+pub(crate) fn place(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-/// Where, and the innermost cause, which is the one that helps.
+/// Where, and the cause that helps.
 fn first_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
+    let cause = innermost(error);
     match error.url() {
         Some(url) => format!("{}: {cause}", place(url)),
-        None => cause.to_string(),
+        None => cause,
     }
 }
 
@@ -605,16 +578,5 @@ mod tests {
             Some(Duration::ZERO)
         );
         assert_eq!(patience("soon", now), None);
-    }
-
-    #[test]
-    fn what_a_registry_says_is_told() {
-        let body = br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#;
-        let text = message(body, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(text, "429 Too Many Requests: TOOMANYREQUESTS: slow down");
-        assert_eq!(
-            message(b"<html>", StatusCode::BAD_GATEWAY),
-            "502 Bad Gateway"
-        );
     }
 }

@@ -9,10 +9,14 @@ mod images;
 mod imports;
 mod mounts;
 mod node;
+mod parts;
 mod pulls;
+mod referrers;
+mod registries;
 mod room;
 pub(crate) mod server;
 pub(crate) mod tars;
+mod tls;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +27,12 @@ use crate::{Config, Store, Usage};
 
 /// A store of its own below `root`, whose waits are short.
 fn store_at(root: &Path) -> Arc<Store> {
+    store_with(root, limits())
+}
+
+fn store_with(root: &Path, limits: Limits) -> Arc<Store> {
     let config = Config::new(root.join("store"), root.join("certs.d"), "this".into());
-    Store::open_with(&config, limits()).unwrap()
+    Store::open_with(&config, limits).unwrap()
 }
 
 /// Waits that are short.
@@ -37,6 +45,8 @@ fn limits() -> Limits {
         slowest: 100,
         slow_for: Duration::from_millis(400),
         grace: Duration::ZERO,
+        patience: Duration::from_millis(100),
+        ..Limits::default()
     }
 }
 
@@ -85,4 +95,11 @@ async fn unused(store: &Store) {
         assert!(tokio::time::Instant::now() < deadline, "{usage:?}");
         tokio::task::yield_now().await;
     }
+}
+
+/// Writes `hosts.toml` for a registry.
+fn hosts_toml(root: &Path, registry: &str, text: &str) {
+    let folder = root.join("certs.d").join(registry);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("hosts.toml"), text).unwrap();
 }

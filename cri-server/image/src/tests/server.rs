@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -39,8 +39,10 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// After how many bytes of the body nothing more comes.
     pub(crate) stall: Option<usize>,
-    /// Sends one byte at a time, with this pause between them.
+    /// Sends a little at a time, with this pause in between.
     pub(crate) drip: Option<Duration>,
+    /// How much that is, if more than one byte.
+    pub(crate) gulp: usize,
 }
 
 impl Reply {
@@ -64,6 +66,9 @@ struct Shared {
     handler: Box<Handler>,
     requests: Mutex<Vec<Request>>,
     stopped: AtomicBool,
+    /// How many bodies are on their way, and how many there were at most.
+    sending: AtomicUsize,
+    most: AtomicUsize,
     stalled: (Mutex<()>, Condvar),
 }
 
@@ -76,12 +81,21 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), handler)
+    }
+
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             handler: Box::new(handler),
             requests: Mutex::default(),
             stopped: AtomicBool::new(false),
+            sending: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
             stalled: (Mutex::default(), Condvar::new()),
         });
         let serving = Arc::clone(&shared);
@@ -126,6 +140,11 @@ impl Server {
         self.shared.requests.lock().unwrap().clone()
     }
 
+    /// How many answers were sent at the same time, at most.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.shared.most.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn forget(&self) {
         self.shared.requests.lock().unwrap().clear();
     }
@@ -165,8 +184,32 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     if is_head {
         return Ok(());
     }
+    let sending = Sending::begin(shared);
+    let sent = send(stream, &reply, shared);
+    drop(sending);
+    sent
+}
+
+/// Counts a body that is on its way.
+struct Sending<'a>(&'a Shared);
+
+impl<'a> Sending<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        let now = shared.sending.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.most.fetch_max(now, Ordering::SeqCst);
+        Self(shared)
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.sending.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn send(mut stream: &TcpStream, reply: &Reply, shared: &Shared) -> std::io::Result<()> {
     if let Some(pause) = reply.drip {
-        return drip(stream, &reply.body, pause, shared);
+        return drip(stream, reply.body.chunks(reply.gulp.max(1)), pause, shared);
     }
     let end = reply
         .cut
@@ -187,19 +230,21 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
 }
 
 /// Ends with the server, or when the client has had enough.
-fn drip(
+fn drip<'a>(
     mut stream: &TcpStream,
-    body: &[u8],
+    body: impl Iterator<Item = &'a [u8]>,
     pause: Duration,
     shared: &Shared,
 ) -> std::io::Result<()> {
-    for byte in body {
-        stream.write_all(&[*byte])?;
-        let guard = shared.stalled.0.lock().unwrap();
-        drop(shared.stalled.1.wait_timeout(guard, pause));
+    for (count, gulp) in body.enumerate() {
+        if count > 0 {
+            let guard = shared.stalled.0.lock().unwrap();
+            drop(shared.stalled.1.wait_timeout(guard, pause));
+        }
         if shared.stopped.load(Ordering::SeqCst) {
             break;
         }
+        stream.write_all(gulp)?;
     }
     Ok(())
 }
