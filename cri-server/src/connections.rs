@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::graceful::GracefulShutdown;
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::codegen::Service as _;
 use tonic::service::Routes;
@@ -29,6 +30,9 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// Largest HTTP/2 frame, bytes.
 const MAX_FRAME: u32 = 256 * 1024;
+/// What the kernel keeps for a client that is about to read, bytes of its own counting: a list of a
+/// thousand containers goes out at once, not in turns with its reader.
+const SEND_BUFFER: usize = 1024 * 1024;
 /// Requests that a connection may have under way; further ones wait with the client.
 const MAX_STREAMS: u32 = 4096;
 /// Streams that a client may reset before we saw them; a kubelet cancels in bursts.
@@ -77,6 +81,10 @@ fn begin(stream: UnixStream, routes: Routes, connections: &GracefulShutdown) {
         let answer = routes.clone().call(request);
         async move { answer.await.map(told_apart) }
     });
+    // The system's default does as well.
+    if let Err(error) = set_socket_send_buffer_size_force(&stream, SEND_BUFFER) {
+        tracing::debug!(%error, "the send buffer of a connection stays as it is");
+    }
     let connection = Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

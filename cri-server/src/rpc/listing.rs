@@ -2,18 +2,20 @@
 //! when it has changed, and not at each list.
 //!
 //! On the wire a repeated message and repeated bytes are the same (protobuf's encoding of
-//! length-delimited fields), so the answer is put together of what is encoded already. Answers
-//! before the service that is generated of CRI; knows nothing of its other verbs.
+//! length-delimited fields), so the answer is put together of what is encoded already; and the
+//! answer to who wants all containers is kept whole until one of them changes. Answers before the
+//! service that is generated of CRI; knows nothing of its other verbs.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use cri_api as cri;
 use engine::{Container, Engine};
 use prost::Message as _;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
 use tonic::server::{Grpc, UnaryService};
 use tonic::service::Routes;
@@ -38,19 +40,27 @@ pub(super) struct Listed {
 /// A container as it was when it was encoded, with its bytes.
 type Encoded = (Arc<Container>, Bytes);
 
+/// What is kept from one list to the next.
+#[derive(Debug, Default)]
+struct Kept {
+    /// All containers, by id.
+    encoded: Vec<Encoded>,
+    /// The answer with all of them, once somebody has asked for it.
+    whole: Option<Bytes>,
+}
+
 /// The verb.
 #[derive(Clone, Debug)]
 struct Listing {
     engine: Arc<Engine>,
-    /// All containers at the last list, by id.
-    encoded: Arc<Mutex<Vec<Encoded>>>,
+    kept: Arc<Mutex<Kept>>,
 }
 
 /// Makes `routes` answer this verb from here.
 pub(super) fn add(mut routes: Routes, engine: &Arc<Engine>) -> Routes {
     let listing = Listing {
         engine: Arc::clone(engine),
-        encoded: Arc::default(),
+        kept: Arc::default(),
     };
     let router = routes.axum_router_mut();
     *router = std::mem::take(router).route_service(PATH, listing);
@@ -58,15 +68,80 @@ pub(super) fn add(mut routes: Routes, engine: &Arc<Engine>) -> Routes {
 }
 
 impl Listing {
-    fn list(&self, wanted: &cri::ContainerFilter) -> Listed {
-        let mut encoded = self.encoded.lock().expect(LOCK);
-        *encoded = refresh(&encoded, self.engine.containers());
-        let shown = encoded
-            .iter()
-            .filter(|(container, _)| filter::wants_container(wanted, container));
-        Listed {
-            containers: shown.map(|(_, bytes)| bytes.clone()).collect(),
+    fn list(&self, wanted: &cri::ContainerFilter) -> Bytes {
+        let mut kept = self.kept.lock().expect(LOCK);
+        kept.refresh(self.engine.containers());
+        match *wanted == cri::ContainerFilter::default() {
+            true => kept.whole(),
+            false => kept.some(wanted),
         }
+    }
+}
+
+impl Kept {
+    /// Takes over how the containers, in the order of their ids, are now.
+    fn refresh(&mut self, containers: Vec<Arc<Container>>) {
+        let known = self.encoded.iter().map(|(container, _)| container);
+        let same = self.encoded.len() == containers.len()
+            && known
+                .zip(&containers)
+                .all(|(old, new)| Arc::ptr_eq(old, new));
+        if !same {
+            self.encoded = refresh(&self.encoded, containers);
+            self.whole = None;
+        }
+    }
+
+    /// The answer with all containers.
+    fn whole(&mut self) -> Bytes {
+        let all = || message(self.encoded.iter());
+        self.whole.get_or_insert_with(all).clone()
+    }
+
+    /// The answer with those that are wanted.
+    fn some(&self, wanted: &cri::ContainerFilter) -> Bytes {
+        let shown = self.encoded.iter();
+        message(shown.filter(|(container, _)| filter::wants_container(wanted, container)))
+    }
+}
+
+/// The bytes of an answer.
+fn message<'a>(shown: impl Iterator<Item = &'a Encoded>) -> Bytes {
+    let containers = shown.map(|(_, bytes)| bytes.clone()).collect();
+    Listed { containers }.encode_to_vec().into()
+}
+
+/// Requests as any, answers that are bytes already.
+#[derive(Debug, Default)]
+struct BytesCodec(ProstCodec<(), cri::ListContainersRequest>);
+
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = cri::ListContainersRequest;
+    type Encoder = BytesEncoder;
+    type Decoder = <ProstCodec<(), cri::ListContainersRequest> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> BytesEncoder {
+        BytesEncoder
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        self.0.decoder()
+    }
+}
+
+#[derive(Debug)]
+struct BytesEncoder;
+
+impl Encoder for BytesEncoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, bytes: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        // At once: a buffer that grows by and by is copied each time.
+        buffer.reserve(bytes.len());
+        buffer.put(bytes);
+        Ok(())
     }
 }
 
@@ -88,8 +163,8 @@ fn refresh(before: &[Encoded], containers: Vec<Arc<Container>>) -> Vec<Encoded> 
 }
 
 impl UnaryService<cri::ListContainersRequest> for Listing {
-    type Response = Listed;
-    type Future = Ready<Result<Response<Listed>, Status>>;
+    type Response = Bytes;
+    type Future = Ready<Result<Response<Bytes>, Status>>;
 
     fn call(&mut self, request: Request<cri::ListContainersRequest>) -> Self::Future {
         let wanted = container::checked(request.into_inner().filter);
@@ -117,8 +192,8 @@ where
         let listing = self.clone();
         let limit = Some(cri::MAX_MESSAGE);
         Box::pin(async move {
-            let codec = ProstCodec::<Listed, cri::ListContainersRequest>::default();
-            let mut grpc = Grpc::new(codec).apply_max_message_size_config(limit, limit);
+            let mut grpc =
+                Grpc::new(BytesCodec::default()).apply_max_message_size_config(limit, limit);
             Ok(grpc.unary(listing, request).await)
         })
     }
@@ -145,12 +220,33 @@ mod tests {
                 .map(|container| reply::listed_container(container))
                 .collect(),
         };
-        let encoded = refresh(&[], containers);
-        let listed = Listed {
-            containers: encoded.into_iter().map(|(_, bytes)| bytes).collect(),
+        let mut kept = Kept::default();
+        kept.refresh(containers);
+        let decoded = |bytes: Bytes| cri::ListContainersResponse::decode(bytes);
+        assert_eq!(decoded(kept.whole()), Ok(message.clone()));
+        let wanted = cri::ContainerFilter {
+            id: "b".to_owned(),
+            ..Default::default()
         };
-        let decoded = cri::ListContainersResponse::decode(&*listed.encode_to_vec());
-        assert_eq!(decoded, Ok(message));
+        let one = cri::ListContainersResponse {
+            containers: message.containers[1..].to_vec(),
+        };
+        assert_eq!(decoded(kept.some(&wanted)), Ok(one));
+    }
+
+    #[test]
+    fn the_whole_answer_is_kept_until_a_container_changes() {
+        let [a, b] = ["a", "b"].map(named);
+        let mut kept = Kept::default();
+        kept.refresh(vec![Arc::clone(&a), b]);
+        let first = kept.whole();
+        let all: Vec<_> = kept.encoded.iter().map(|(it, _)| Arc::clone(it)).collect();
+        kept.refresh(all);
+        assert_eq!(kept.whole().as_ptr(), first.as_ptr());
+        kept.refresh(vec![Arc::clone(&a), named("b")]);
+        assert_ne!(kept.whole().as_ptr(), first.as_ptr());
+        kept.refresh(vec![a]);
+        assert!(kept.whole().len() < first.len());
     }
 
     #[test]
