@@ -10,7 +10,7 @@ use crate::chart;
 use crate::results::{Bar, Row, Subject, Unit};
 
 /// Every subject in the order of the page, with its heading and how it is measured.
-pub const SUBJECTS: [(&str, &str, &str); 3] = [
+pub const SUBJECTS: [(&str, &str, &str); 4] = [
     (
         "cri",
         "Pods and containers",
@@ -33,6 +33,13 @@ pub const SUBJECTS: [(&str, &str, &str); 3] = [
         "`hack/bench images`. Pulls from a registry on loopback onto a new ext4 of its own, in turn \
          within each round, once the daemon and the disk are quiet; processor time and peak of resident \
          memory are those of the daemon and its children.",
+    ),
+    (
+        "layers",
+        "Forms of layers",
+        "`hack/bench layers`. Each layer as one EROFS image beside each layer as files in a folder: a \
+         store of each form on a new ext4 of its own, in turn within each round; processor time is \
+         that of the store. The page cache is what readers in a control group brought into memory.",
     ),
 ];
 

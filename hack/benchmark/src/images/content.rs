@@ -182,6 +182,29 @@ fn rename(block: &mut [u8; 512], round: usize) {
     block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
 }
 
+/// Gives the registry an image of one layer with very many small files, as of a package manager.
+pub(crate) fn publish_small(registry: &Registry, count: usize) -> Result<Work> {
+    let mut layer = Layer::default();
+    for number in 0..count {
+        let path = format!(
+            "/app/modules/{:03}/{:02}/{number}.js",
+            number / 400,
+            number / 20 % 20
+        );
+        let line = format!("exports.value = {number};\n");
+        layer.file(&path, 0o644, line.repeat(1 + number % 150).as_bytes())?;
+    }
+    let layer = layer.finish()?;
+    let packed = Form::Zstd.pack(&layer, 3)?;
+    push(registry, Form::Zstd, "small", &[layer], vec![packed])?;
+    Ok(Work {
+        title: format!("1 zstd, {count} small files"),
+        reference: format!("{}/bench/small:1", registry.host),
+        form: Form::Zstd,
+        once: false,
+    })
+}
+
 /// Gives the registry an image of many tiny layers.
 pub(crate) fn publish_many(registry: &Registry, count: usize) -> Result<String> {
     let mut layers = Vec::new();

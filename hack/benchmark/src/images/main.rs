@@ -8,8 +8,11 @@
 //! content (/usr/lib) -> 8 layers -> Registry <- Peer: wherryd      \ wall, cpu, peak RSS
 //!                       gzip, zstd           <- Peer: containerd   / medians, ratio
 //! ```
+//!
+//! With `--forms` it compares the forms that a layer can have instead, without daemons.
 
 mod content;
+mod forms;
 mod mounts;
 mod peer;
 
@@ -27,7 +30,7 @@ use tests::{Registry, Scratch};
 use content::{Form, Work};
 use peer::Peer;
 
-const USAGE: &str = "usage: bench-images [-n ROUNDS] [--containerd PATH] [--quick] [--docs FOLDER] [--version TEXT]...";
+const USAGE: &str = "usage: bench-images [-n ROUNDS] [--containerd PATH] [--quick] [--forms] [--docs FOLDER] [--version TEXT]...";
 /// Rounds unless told.
 const ROUNDS: usize = 5;
 /// How many pods ask at once.
@@ -40,6 +43,9 @@ fn main() -> Result<()> {
     let request = parse()?;
     let scratch = Scratch::new()?;
     let registry = Registry::start(&scratch.join("registry"))?.context("needs docker-registry")?;
+    if request.forms {
+        return measure_forms(&scratch, &registry, request);
+    }
     let works = publish(&registry, request.quick)?;
     let mut peers = vec![Peer::wherryd()?];
     if let Some(program) = &request.containerd {
@@ -68,6 +74,26 @@ fn main() -> Result<()> {
     request
         .docs
         .map_or(Ok(()), |docs| page::publish(&subject, &docs))
+}
+
+/// The forms of a layer, beside each other.
+fn measure_forms(scratch: &Scratch, registry: &Registry, request: Request) -> Result<()> {
+    let mut machine = Machine::here();
+    let table = forms::measure(scratch, registry, request.rounds)?;
+    machine.finish();
+    let subject = Subject {
+        name: "layers".to_owned(),
+        date: machine::today(),
+        machine,
+        versions: vec!["one store of each form".to_owned()],
+        rounds: request.rounds,
+        own: forms::OWN.to_owned(),
+        yardstick: forms::YARDSTICK.to_owned(),
+        rows: table.rows(),
+    };
+    page::print(&subject)?;
+    let docs = request.docs;
+    docs.map_or(Ok(()), |docs| page::publish(&subject, &docs))
 }
 
 /// The works in the order of the table, with their bars.
@@ -109,6 +135,8 @@ struct Request {
     rounds: usize,
     containerd: Option<PathBuf>,
     quick: bool,
+    /// Compare the forms of layers instead.
+    forms: bool,
     /// Where the page is written; only printed otherwise.
     docs: Option<PathBuf>,
     versions: Vec<String>,
@@ -120,6 +148,7 @@ fn parse() -> Result<Request> {
         rounds: ROUNDS,
         containerd: None,
         quick: false,
+        forms: false,
         docs: None,
         versions: Vec::new(),
     };
@@ -131,6 +160,7 @@ fn parse() -> Result<Request> {
             Long("docs") => request.docs = Some(args.value()?.into()),
             Long("version") => request.versions.push(args.value()?.string()?),
             Long("quick") => request.quick = true,
+            Long("forms") => request.forms = true,
             other => return Err(other.unexpected()).context(USAGE),
         }
     }
