@@ -135,12 +135,13 @@ impl Config {
 /// What a layer becomes on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LayerForm {
-    /// What does best where it can be had.
+    /// What does best by our figures (docs/decisions/layer-form.md): at present a folder.
     #[default]
     Auto,
     /// Files in a folder. Can be had everywhere.
     Dir,
-    /// One file, the image of an EROFS file system. Needs a kernel that mounts it from the file.
+    /// One file, the image of an EROFS file system. Needs a kernel that mounts it from the file, and
+    /// takes for a layer what is mounted nowhere.
     Erofs,
 }
 

@@ -5,14 +5,16 @@
 //! and the store says so, see [`crate::Store::can_map_ids`].
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::Error;
 use crate::error::During;
+use crate::store::lower::Lower;
 
 /// What an id is that has no other (`/proc/sys/kernel/overflowuid`, "nobody").
 const NOBODY: u32 = 65_534;
@@ -45,38 +47,23 @@ fn on_host(range: &std::ops::Range<u32>, id: u32) -> u32 {
     host.filter(|id| range.contains(id)).unwrap_or(NOBODY)
 }
 
-/// Folders with mapped ids, under paths that are good as long as this lives.
-#[derive(Debug)]
-pub(super) struct Mapped {
-    paths: Vec<PathBuf>,
-    _mounts: Vec<OwnedFd>,
+/// The same layers, with mapped ids.
+pub(super) fn mapped(lowers: &[Lower], ids: &IdMap) -> Result<Vec<Lower>, Error> {
+    let namespace = File::open(&ids.namespace)
+        .during(|| format!("opening user namespace {}", ids.namespace.display()))?;
+    let map = |lower: &Lower| {
+        let mapped = map_one(lower, &namespace).during(|| format!("mapping the ids of {lower:?}"));
+        mapped.map(|mount| Lower::Mount(Arc::new(mount)))
+    };
+    lowers.iter().map(map).collect()
 }
 
-impl Mapped {
-    /// Maps the ids of these folders.
-    pub(super) fn of(folders: &[PathBuf], ids: &IdMap) -> Result<Self, Error> {
-        let namespace = File::open(&ids.namespace)
-            .during(|| format!("opening user namespace {}", ids.namespace.display()))?;
-        let map = |folder: &PathBuf| {
-            mapped(folder, &namespace).during(|| format!("mapping the ids of {}", folder.display()))
-        };
-        let mounts: Vec<OwnedFd> = folders.iter().map(map).collect::<Result<_, _>>()?;
-        let path = |mount: &OwnedFd| format!("/proc/self/fd/{}", mount.as_raw_fd()).into();
-        Ok(Self {
-            paths: mounts.iter().map(path).collect(),
-            _mounts: mounts,
-        })
-    }
-
-    /// The folders, in the same order.
-    pub(super) fn paths(&self) -> &[PathBuf] {
-        &self.paths
-    }
-}
-
-fn mapped(folder: &Path, namespace: &File) -> std::io::Result<OwnedFd> {
+fn map_one(lower: &Lower, namespace: &File) -> std::io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let mount = open_tree(CWD, folder, flags)?;
+    let mount = match lower {
+        Lower::Folder(path) => open_tree(CWD, path, flags)?,
+        Lower::Mount(mount) => open_tree(mount, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?,
+    };
     sys::mount::mount_map_ids(mount.as_fd(), false, namespace.as_fd())?;
     Ok(mount)
 }

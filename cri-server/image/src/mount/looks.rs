@@ -72,10 +72,8 @@ fn open(layers: &Layers, ids: &[Digest]) -> Result<Vec<Layer>, Error> {
         let Some(facts) = layers.facts(id) else {
             continue;
         };
-        let tree = layers.tree(id)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let tree = openat(CWD, tree.path(), flags, Mode::empty())
-            .during(|| format!("opening layer {id}"))?;
+        let tree = layers.tree(id)?.open();
+        let tree = tree.during(|| format!("opening layer {id}"))?;
         let opaque = facts.opaque;
         stack.push(Layer {
             implicit: facts.implicit.iter().cloned().collect(),

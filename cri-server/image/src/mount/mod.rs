@@ -13,7 +13,7 @@ mod looks;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -23,14 +23,14 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 use rustix::mount::{
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    move_mount, unmount,
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::changes::Changes;
 pub(crate) use self::file::mount_image;
 pub use self::ids::IdMap;
-use self::ids::Mapped;
 use crate::Error;
 use crate::digest::Digest;
 use crate::error::During;
@@ -40,6 +40,8 @@ use crate::store::trash::Trash;
 
 /// Form of `record.json`.
 const VERSION: u32 = 1;
+/// The option of overlayfs that adds a layer below the others.
+const LOWER: &str = "lowerdir+";
 /// Longest text that `fsconfig` takes, in bytes; longer paths go by way of a descriptor.
 const MAX_OPTION: usize = 255;
 
@@ -193,7 +195,7 @@ impl Uppers {
             }
         }
         if lowers.is_empty() {
-            lowers.push(Lower::folder(self.empty.clone()));
+            lowers.push(Lower::Folder(self.empty.clone()));
         }
         Ok(Stack {
             lowers,
@@ -206,7 +208,7 @@ impl Uppers {
     /// tried, and mounted nowhere. Blocks.
     pub(crate) fn try_ids(&self, ids: &IdMap) -> Result<(), Error> {
         // Without a writable folder there have to be two.
-        let lowers = [&self.empty, &self.folder].map(|path| Lower::folder(path.clone()));
+        let lowers = [&self.empty, &self.folder].map(|path| Lower::Folder(path.clone()));
         let look = Look {
             ids: Some(ids),
             label: None,
@@ -295,27 +297,14 @@ pub(crate) fn overlay(
     writable: &[(&'static str, &Path)],
     look: Look<'_>,
 ) -> Result<OwnedFd, Error> {
-    let paths: Vec<PathBuf> = lowers.iter().map(|lower| lower.path().into()).collect();
-    let mapped = look.ids.map(|ids| Mapped::of(&paths, ids)).transpose()?;
-    let paths = mapped.as_ref().map_or(&paths[..], |mapped| mapped.paths());
+    let mapped = look.ids.map(|ids| ids::mapped(lowers, ids)).transpose()?;
     let context =
         fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(|| "asking for overlayfs")?;
-    let mut open = Vec::new();
-    let mut set = |key: &'static str, path: &Path| {
-        let value = option(path, &mut open)?;
-        fsconfig_set_string(context.as_fd(), key, value.as_os_str()).map_err(|errno| {
-            explain(
-                &context,
-                errno,
-                &format!("overlayfs: {key}={}", path.display()),
-            )
-        })
-    };
-    for path in paths {
-        set("lowerdir+", path)?;
+    for lower in mapped.as_deref().unwrap_or(lowers) {
+        add_lower(&context, lower)?;
     }
     for (key, folder) in writable {
-        set(key, folder)?;
+        set_folder(&context, key, folder)?;
     }
     fsconfig_set_string(context.as_fd(), "source", "overlay")
         .during(|| "naming the file system")?;
@@ -339,17 +328,32 @@ pub(crate) fn overlay(
     fsmount(context.as_fd(), flags, MountAttrFlags::empty()).during(|| "mounting overlayfs")
 }
 
-/// A path as an option takes it. One that is too long is opened, and named by its descriptor.
-fn option(path: &Path, open: &mut Vec<OwnedFd>) -> Result<PathBuf, Error> {
+/// Adds what lies below all that was added before.
+fn add_lower(context: &OwnedFd, lower: &Lower) -> Result<(), Error> {
+    match lower {
+        Lower::Folder(path) => set_folder(context, LOWER, path),
+        Lower::Mount(mount) => fsconfig_set_fd(context.as_fd(), LOWER, mount.as_fd())
+            .map_err(|errno| explain(context, errno, &format!("overlayfs: {LOWER}"))),
+    }
+}
+
+/// Names a folder by its path. One whose path is too long is opened, and named by its descriptor.
+fn set_folder(context: &OwnedFd, key: &str, path: &Path) -> Result<(), Error> {
+    let explained = |errno| {
+        explain(
+            context,
+            errno,
+            &format!("overlayfs: {key}={}", path.display()),
+        )
+    };
     if path.as_os_str().as_bytes().len() <= MAX_OPTION {
-        return Ok(path.to_path_buf());
+        return fsconfig_set_string(context.as_fd(), key, path.as_os_str()).map_err(explained);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder =
         openat(CWD, path, flags, Mode::empty()).during(|| format!("opening {}", path.display()))?;
-    let number = std::os::fd::AsRawFd::as_raw_fd(&folder);
-    open.push(folder);
-    Ok(format!("/proc/self/fd/{number}").into())
+    let name = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    fsconfig_set_string(context.as_fd(), key, name).map_err(explained)
 }
 
 /// The kernel's own words, where it has some (fsopen(2), "the kernel's message log").
@@ -357,7 +361,7 @@ fn explain(context: &OwnedFd, errno: Errno, what: &str) -> Error {
     let mut words = [0; 512];
     let told = rustix::io::read(context, &mut words).unwrap_or(0);
     let told = String::from_utf8_lossy(&words[..told]).trim().to_owned();
-    let hint = if errno == Errno::INVAL && what.starts_with("overlayfs: lowerdir+") {
+    let hint = if errno == Errno::INVAL && what.contains(LOWER) {
         " (Linux 6.8 is needed, for mapped ids Linux 6.14)"
     } else {
         ""

@@ -293,7 +293,7 @@ impl Layers {
     pub(crate) fn tree(&self, id: &Digest) -> Result<Lower, Error> {
         let facts = self.facts(id);
         match facts.map_or(Form::Dir, |facts| facts.form) {
-            Form::Dir => Ok(Lower::folder(self.path(id).join(TREE))),
+            Form::Dir => Ok(Lower::Folder(self.path(id).join(TREE))),
             Form::Erofs => self.mounts.lower(id, &self.path(id).join(IMAGE)),
         }
     }
@@ -324,10 +324,8 @@ impl Layers {
             }
             recipe => recipe.during(|| format!("opening {}", path.display()))?,
         };
-        let lower = self.tree(id)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let tree = openat(CWD, lower.path(), flags, Mode::empty())
-            .during(|| format!("opening layer {id}"))?;
+        let tree = self.tree(id)?.open();
+        let tree = tree.during(|| format!("opening layer {id}"))?;
         recipe::Tar::new(recipe, tree).during(|| format!("reading {}", path.display()))
     }
 

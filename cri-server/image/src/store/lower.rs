@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -23,35 +24,31 @@ use crate::{Error, LayerForm};
 
 /// How many mounts are kept that no container is being made with.
 const MAX_KEPT: usize = 512;
+/// How many mounts may wait for being given up; who brings more waits.
+const MAX_GOING: usize = 256;
 
-/// The tree of a layer, good under its path as long as this lives.
+/// The tree of a layer, good as long as this lives.
 #[derive(Clone, Debug)]
-pub(crate) struct Lower {
-    path: PathBuf,
-    mount: Option<Arc<OwnedFd>>,
+pub(crate) enum Lower {
+    /// A folder of the store.
+    Folder(PathBuf),
+    /// The root of a file system that is mounted nowhere.
+    Mount(Arc<OwnedFd>),
 }
 
 impl Lower {
-    /// One that is a folder.
-    pub(crate) fn folder(path: PathBuf) -> Self {
-        Self { path, mount: None }
-    }
-
-    fn mounted(mount: Arc<OwnedFd>) -> Self {
-        Self {
-            path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(),
-            mount: Some(mount),
+    /// The folder, for looking into it.
+    pub(crate) fn open(&self) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match self {
+            Self::Folder(path) => openat(CWD, path, flags, Mode::empty()),
+            Self::Mount(mount) => openat(mount, ".", flags, Mode::empty()),
         }
-    }
-
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Whether it is a file system of its own.
     pub(crate) fn is_mount(&self) -> bool {
-        self.mount.is_some()
+        matches!(self, Self::Mount(_))
     }
 }
 
@@ -64,6 +61,8 @@ pub(crate) struct Mounts {
     /// Why there are none.
     cannot: Option<Error>,
     kept: Mutex<HashMap<Digest, Place>>,
+    /// To the thread that gives mounts up: all pages that were read by them go with them.
+    going: SyncSender<Place>,
 }
 
 impl Mounts {
@@ -72,15 +71,24 @@ impl Mounts {
     pub(crate) fn open(root: &Path, wanted: LayerForm) -> Result<(Form, Self), Error> {
         let cannot = probe(root).err();
         let form = match (wanted, &cannot) {
-            (LayerForm::Dir, _) | (LayerForm::Auto, Some(_)) => Form::Dir,
-            (LayerForm::Auto, None) => Form::Dir,
+            // Why not images where they can be had: see docs/decisions/layer-form.md.
+            (LayerForm::Dir | LayerForm::Auto, _) => Form::Dir,
             (LayerForm::Erofs, None) => Form::Erofs,
             (LayerForm::Erofs, Some(error)) => {
                 return Err(error.clone().within("layers cannot be EROFS images"));
             }
         };
-        let kept = Mutex::default();
-        Ok((form, Self { cannot, kept }))
+        let (going, gone) = sync_channel(MAX_GOING);
+        std::thread::Builder::new()
+            .name("image-unmount".into())
+            .spawn(move || gone.into_iter().for_each(drop::<Place>))
+            .during(|| "starting the thread that unmounts layers")?;
+        let mounts = Self {
+            cannot,
+            kept: Mutex::default(),
+            going,
+        };
+        Ok((form, mounts))
     }
 
     /// Whether a layer can be used here.
@@ -101,12 +109,12 @@ impl Mounts {
         // Others who need this very layer wait here, and nobody else does.
         let mut mount = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mount) = &*mount {
-            return Ok(Lower::mounted(Arc::clone(mount)));
+            return Ok(Lower::Mount(Arc::clone(mount)));
         }
         let file = File::open(image).during(|| format!("opening {}", image.display()))?;
         let made = mount_image(&file).map_err(|error| error.within(format!("layer {id}")))?;
         let made = mount.insert(Arc::new(made));
-        Ok(Lower::mounted(Arc::clone(made)))
+        Ok(Lower::Mount(Arc::clone(made)))
     }
 
     fn place(&self, id: &Digest) -> Place {
@@ -117,15 +125,19 @@ impl Mounts {
         }
         let place = Arc::clone(kept.entry(id.clone()).or_default());
         drop(kept);
-        // Unmounting may take its time; nobody waits for the lock meanwhile.
-        drop(gone);
+        gone.into_iter().for_each(|(_, place)| self.give_up(place));
         place
     }
 
     /// Lets go of the mount of a layer. Overlays that have it keep it.
     pub(crate) fn forget(&self, id: &Digest) {
         let gone = self.lock().remove(id);
-        drop(gone);
+        gone.into_iter().for_each(|place| self.give_up(place));
+    }
+
+    fn give_up(&self, place: Place) {
+        // Without the thread it is given up here.
+        drop(self.going.send(place));
     }
 
     #[cfg(test)]
@@ -159,8 +171,8 @@ fn probe(root: &Path) -> Result<(), Error> {
     let builder = ErofsBuilder::new(again, Arc::default()).during(|| "beginning an image")?;
     unpack(std::io::empty(), builder, Notes::default())
         .map_err(|error| Error::Other(error.to_string()))?;
-    let mounted = Lower::mounted(Arc::new(mount_image(&file)?));
+    let mounted = Lower::Mount(Arc::new(mount_image(&file)?));
     // Without a writable folder there have to be two.
-    let lowers = [mounted, Lower::folder(root.to_path_buf())];
+    let lowers = [mounted, Lower::Folder(root.to_path_buf())];
     overlay(&lowers, &[], Look::default()).map(drop)
 }

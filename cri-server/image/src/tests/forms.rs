@@ -10,9 +10,9 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::damage::durable;
 use super::images::{Pack, Shelf, TestImage};
 use super::server::Server;
-use super::tars::Tar;
+use super::tars::{Head, Tar};
 use super::{limits, nothing_left, temp, unused};
-use crate::{Checked, Config, Error, LayerForm, Store};
+use crate::{Checked, Config, Error, IdMap, LayerForm, Store};
 
 fn try_open(root: &Path, form: LayerForm, boot: &str) -> Result<Arc<Store>, Error> {
     let mut config = Config::new(root.join("store"), root.join("certs.d"), boot.to_owned());
@@ -247,6 +247,84 @@ async fn what_survived_is_durable_again() {
     let store = open(temp.path(), "two").unwrap();
     assert_eq!(store.list()[0].id, id);
     durable(temp.path()).await;
+}
+
+/// A user namespace in which the ids of the host begin at 100000; a process holds it.
+struct UserNamespace(std::process::Child);
+
+impl UserNamespace {
+    #[expect(clippy::disallowed_methods, reason = "the test owns it and ends it")]
+    fn new() -> Option<Self> {
+        use std::process::{Command, Stdio};
+        let mut command = Command::new("unshare");
+        command.args(["--user", "sh", "-c", "echo made; exec cat"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut held = Self(command.spawn().ok()?);
+        // Told once it is there.
+        let mut told = [0; 5];
+        std::io::Read::read_exact(held.0.stdout.as_mut()?, &mut told).ok()?;
+        for map in ["uid_map", "gid_map"] {
+            let path = format!("/proc/{}/{map}", held.0.id());
+            std::fs::write(path, "0 100000 65536").ok()?;
+        }
+        Some(held)
+    }
+
+    fn map(&self) -> IdMap {
+        IdMap {
+            namespace: format!("/proc/{}/ns/user", self.0.id()).into(),
+            uids: 100_000..165_536,
+            gids: 100_000..165_536,
+        }
+    }
+}
+
+impl Drop for UserNamespace {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test]
+async fn images_have_the_ids_of_a_user_namespace() {
+    let Some(namespace) = UserNamespace::new() else {
+        eprintln!("skipped: needs a user namespace");
+        return;
+    };
+    let owned = Head {
+        name: b"d/owned",
+        uid: 33,
+        gid: 44,
+        ..Head::default()
+    };
+    let layers = [
+        (lower().end(), Pack::Gzip),
+        (upper().head(&owned).end(), Pack::Gzip),
+    ];
+    let (temp, server) = (temp(), serve(&TestImage::new(&layers)));
+    let Some(store) = open(temp.path(), "one") else {
+        return;
+    };
+    let id = store.pull(&name(&server), None).await.unwrap();
+    let (mapped, plain) = (Target::new(temp.path(), "1"), Target::new(temp.path(), "2"));
+    let ids = namespace.map();
+    store
+        .mount_rootfs(&id, "1", &mapped.0, Some(&ids))
+        .await
+        .unwrap();
+    store.mount_rootfs(&id, "2", &plain.0, None).await.unwrap();
+    for (target, expect) in [(&mapped, 100_000), (&plain, 0)] {
+        check_root(&target.0);
+        let owner = |path: &str| {
+            let meta = std::fs::metadata(target.0.join(path)).unwrap();
+            (meta.uid(), meta.gid())
+        };
+        assert_eq!(owner("d/old"), (expect, expect));
+        assert_eq!(owner("d/owned"), (expect + 33, expect + 44));
+    }
+    store.unmount_rootfs("1", &mapped.0).await.unwrap();
+    store.unmount_rootfs("2", &plain.0).await.unwrap();
 }
 
 #[tokio::test]

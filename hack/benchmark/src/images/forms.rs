@@ -32,6 +32,8 @@ const MOUNTS: usize = 10;
 const PODS: usize = 10;
 /// How many small files the one layer has that is full of them.
 const SMALL: usize = 50_000;
+/// What the file system may keep for itself, in bytes.
+const SLACK: u64 = 8 << 20;
 /// One tick of the processor times in /proc (`USER_HZ`, proc(5)).
 const TICK: Duration = Duration::from_millis(10);
 
@@ -96,10 +98,10 @@ fn publish(registry: &Registry) -> Result<Images> {
 
 fn side(scratch: &Scratch, name: &'static str, layer_form: LayerForm) -> Result<Side> {
     let root = scratch.join(name);
+    let certs = scratch.join("certs.d");
     let config = image::Config {
-        root: root.clone(),
-        registry_config: scratch.join("certs.d"),
         layer_form,
+        ..image::Config::new(root.clone(), certs, "this".into())
     };
     let store = Store::open(&config).with_context(|| format!("a store of form {name}"))?;
     Ok(Side { name, store, root })
@@ -147,13 +149,13 @@ fn one_round(
         if number == 0 {
             reads(side, work, runtime, scratch, table)?;
             let verified = timed(|| {
-                let found = runtime.block_on(side.store.verify())?;
-                anyhow::ensure!(found.damaged.is_empty(), "damaged: {found:?}");
+                let found = runtime.block_on(side.store.check(false))?;
+                anyhow::ensure!(found.findings.is_empty(), "damaged: {found:?}");
                 Ok(())
             })?;
             table.add(VERIFIED, side.name, verified);
         }
-        removal(side, work, runtime, table)?;
+        removal(side, work, before, runtime, table)?;
     }
     mounts(side, &images.many, runtime, scratch, table)
 }
@@ -190,13 +192,21 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-fn removal(side: &Side, work: &Work, runtime: &Runtime, table: &mut Samples) -> Result<()> {
+/// Until as much of the disk is used as before the pull.
+fn removal(
+    side: &Side,
+    work: &Work,
+    before: u64,
+    runtime: &Runtime,
+    table: &mut Samples,
+) -> Result<()> {
     let trash = side.root.join("trash");
     let started = Instant::now();
     runtime.block_on(side.store.remove(&work.reference))?;
     let returned = started.elapsed();
-    wait::until("the trash to become empty", || {
-        fs::read_dir(&trash).ok()?.next().is_none().then_some(())
+    wait::until("the space to become free", || {
+        let is_empty = fs::read_dir(&trash).ok()?.next().is_none();
+        (is_empty && used(&side.root).ok()? < before + SLACK).then_some(())
     })?;
     for (what, wall) in [(RETURNED, returned), (FREED, started.elapsed())] {
         let sample = Sample {
