@@ -225,7 +225,10 @@ async fn a_spoilt_image_is_found_and_does_not_survive_a_power_cut() {
     // Known to be on disk, it is not looked at; not known to be, it is.
     assert_eq!(open(temp.path(), "two").unwrap().list().len(), 1);
     std::fs::write(layers[0].join("provisional"), "one").unwrap();
-    assert_eq!(open(temp.path(), "one").unwrap().list().len(), 1);
+    let same = open(temp.path(), "one").unwrap();
+    assert_eq!(same.list().len(), 1);
+    durable(temp.path()).await;
+    drop(same);
     std::fs::write(layers[0].join("provisional"), "one").unwrap();
     assert!(open(temp.path(), "two").unwrap().list().is_empty());
 }

@@ -492,13 +492,22 @@ proptest! {
             (Ok(dir), Ok(erofs)) => {
                 prop_assert_eq!((&dir.implicit, dir.opaque), (&erofs.implicit, erofs.opaque));
                 if let Some((_mount, root)) = mounted(&both.image()) {
-                    similar(&seen(&both.temp.path().join("fs")), &seen(&root));
+                    similar(&timeless(&both.temp.path().join("fs")), &timeless(&root));
                 }
             }
             (Err(Error::Corrupt(_)), Err(Error::Corrupt(_))) => {}
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// What is seen but for times: a folder sets its times by name at the end, which may mean another
+/// folder by then, where a link has taken the place of one on the way.
+fn timeless(root: &Path) -> BTreeMap<PathBuf, String> {
+    let lines = seen(root).into_iter();
+    lines
+        .map(|(path, line)| (path, line.replace("(1000, 0)", "(0, 0)")))
+        .collect()
 }
 
 fn whiteout(path: &str) -> String {
