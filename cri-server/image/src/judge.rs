@@ -7,7 +7,8 @@ use crate::layer::names::{self, Place};
 use crate::layer::tar::{Archive, MAX_PATH};
 use crate::manifest::{self, Document, MAX_LAYERS};
 use crate::reference::Reference;
-use crate::registry::challenge;
+use crate::registry::span::Span;
+use crate::registry::{challenge, referrers};
 
 /// Most bytes of an entry that are read.
 const CONTENT: u64 = 1 << 16;
@@ -92,7 +93,7 @@ fn judge_place(place: &Place) {
     );
 }
 
-/// The `WWW-Authenticate` header of a registry.
+/// Headers of a registry: `WWW-Authenticate`, and those of parts and of pages.
 ///
 /// # Panics
 ///
@@ -103,5 +104,12 @@ pub fn challenge(text: &str) {
             .scheme
             .contains(|letter: char| letter.is_ascii_uppercase());
         assert!(!challenge.scheme.is_empty() && !upper, "{challenge:?}");
+    }
+    let asked = Span::after(5);
+    if let Ok(begins) = asked.begins(true, text, 10) {
+        assert!(begins <= asked.from, "{begins}");
+    }
+    if let Some(page) = referrers::next(text) {
+        assert!(text.contains(page));
     }
 }

@@ -213,6 +213,12 @@ fn is_layer_type(media_type: &str) -> bool {
     ) && !media_type.ends_with("+encrypted")
 }
 
+/// Why a document is not read that is served as what Docker used first, if it is. Those are signed,
+/// and their digest is not that of their bytes: this is to be asked before it is compared.
+pub(crate) fn outdated(content_type: Option<&str>) -> Option<String> {
+    is_schema1_type(content_type).then(|| schema1().to_string())
+}
+
 fn is_schema1_type(content_type: Option<&str>) -> bool {
     content_type.is_some_and(|t| t.starts_with("application/vnd.docker.distribution.manifest.v1+"))
 }

@@ -50,6 +50,16 @@ impl Platform {
         Self::only(&[newer, &[("arm64", "")], ARM].concat())
     }
 
+    /// Whether a configuration is for this machine; one that does not say so may be.
+    pub(crate) fn runs(&self, os: &str, architecture: &str) -> bool {
+        let spec = PlatformSpec {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            ..PlatformSpec::default()
+        };
+        architecture.is_empty() || self.rank(&spec).is_some()
+    }
+
     /// The entry that fits best; the first of equals. Entries that do not say what they are for
     /// are taken only when nothing else fits.
     pub(crate) fn choose<'a>(&self, entries: &'a [Descriptor]) -> Option<&'a Descriptor> {
@@ -243,6 +253,13 @@ mod tests {
         let chosen = Platform::amd64(1).choose(&list).unwrap();
         assert_eq!(chosen.media_type, "p");
         assert!(Platform::amd64(1).choose(&list[..1]).is_none());
+    }
+
+    #[test]
+    fn configurations_tell_less_than_lists() {
+        let host = Platform::amd64(3);
+        assert!(host.runs("linux", "amd64") && host.runs("linux", ""));
+        assert!(!host.runs("linux", "s390x") && !host.runs("windows", "amd64"));
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::{Credentials, Error, Store, room};
 
 /// How deep lists of manifests may be nested.
 const MAX_NESTING: usize = 4;
+/// Most entries of a list whose configuration is read to know what they are for.
+const MAX_UNSAID: usize = 8;
 /// Most and fewest layers that are fetched and unpacked at the same time, over all images.
 const MAX_LAYERS_AT_ONCE: usize = 8;
 const MIN_LAYERS_AT_ONCE: usize = 3;
@@ -174,7 +176,13 @@ async fn find_manifest(
         };
         match Document::parse(&served.bytes, served.content_type.as_deref())? {
             Document::Manifest(manifest) => return Ok((served, *manifest)),
-            Document::Index(entries) => digest = choose(store, &entries)?.digest.clone(),
+            Document::Index(entries) => {
+                let entry = choose(store, &entries)?;
+                digest = match entry.platform {
+                    Some(_) => entry.digest.clone(),
+                    None => first_that_runs(store, repository, &entries).await?,
+                };
+            }
         }
     }
     Err(Error::Corrupt(format!(
@@ -182,22 +190,57 @@ async fn find_manifest(
     )))
 }
 
+/// Of entries that do not say what they are for, the first whose configuration does not say that it
+/// is for another machine.
+async fn first_that_runs(
+    store: &Store,
+    repository: &Repository,
+    entries: &[Descriptor],
+) -> Result<Digest, Error> {
+    let unsaid = entries
+        .iter()
+        .filter(|e| e.platform.is_none() && !e.is_attestation());
+    for entry in unsaid.take(MAX_UNSAID) {
+        let served = repository.document(&entry.digest).await?;
+        let parsed = Document::parse(&served.bytes, served.content_type.as_deref())?;
+        let Document::Manifest(manifest) = parsed else {
+            return Ok(entry.digest.clone());
+        };
+        let config = repository.small_blob(&manifest.config).await?;
+        let (config, _) = parse_config(&config, manifest.layers.len())?;
+        let (os, architecture) = (config.os(), config.architecture());
+        if store
+            .platform
+            .runs(&os.to_string(), &architecture.to_string())
+        {
+            return Ok(entry.digest.clone());
+        }
+    }
+    Err(not_for_us(entries))
+}
+
 /// The entry of a list that is for this machine.
 pub(crate) fn choose<'a>(
     store: &Store,
     entries: &'a [Descriptor],
 ) -> Result<&'a Descriptor, Error> {
-    store.platform.choose(entries).ok_or_else(|| {
-        let offered = entries.iter().filter_map(|e| e.platform.as_ref());
-        let offered: Vec<_> = offered
-            .map(|p| format!("{}/{}{}", p.os, p.architecture, p.variant))
-            .collect();
-        let here = std::env::consts::ARCH;
-        Error::Corrupt(format!(
-            "the image is not for this machine ({here}), only for {}",
-            offered.join(", ")
-        ))
-    })
+    let entry = store.platform.choose(entries);
+    entry.ok_or_else(|| not_for_us(entries))
+}
+
+fn not_for_us(entries: &[Descriptor]) -> Error {
+    let offered = entries.iter().filter_map(|e| e.platform.as_ref());
+    let offered: Vec<_> = offered
+        .map(|p| format!("{}/{}{}", p.os, p.architecture, p.variant))
+        .collect();
+    let here = std::env::consts::ARCH;
+    let only = match offered.join(", ") {
+        none if none.is_empty() => "others".to_owned(),
+        some => some,
+    };
+    Error::Corrupt(format!(
+        "the image is not for this machine ({here}), only for {only}"
+    ))
 }
 
 async fn fetch_layers(

@@ -18,10 +18,10 @@ mod lanes;
 mod link;
 mod node;
 mod proxy;
-mod referrers;
+pub(crate) mod referrers;
 mod send;
 mod sources;
-mod span;
+pub(crate) mod span;
 pub(crate) mod stream;
 
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 
 use crate::digest::Digest;
 use crate::manifest::{
-    DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST,
+    DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST, outdated,
 };
 use crate::reference::Reference;
 use crate::{Credentials, Error};
@@ -131,8 +131,7 @@ impl Registry {
             let identity = if host.upstream || host.shares_credentials {
                 identity.clone()
             } else {
-                let own = node::credentials(&file, &host.authority()).await?;
-                Identity::of(own.as_ref()).map_err(Error::Denied)?
+                self.own_at(&host.authority()).await
             };
             sources.push(Source { host, identity });
         }
@@ -141,6 +140,17 @@ impl Registry {
             name: name.clone(),
             sources: Sources::new(sources),
             foreign_layers,
+        })
+    }
+
+    /// Who the node is at a mirror. Without an answer it is nobody: other hosts can be asked.
+    async fn own_at(&self, authority: &str) -> Identity {
+        let file = self.folder.with_file_name(CREDENTIALS);
+        let own = node::credentials(&file, authority).await;
+        let identity = own.and_then(|own| Identity::of(own.as_ref()).map_err(Error::Denied));
+        identity.unwrap_or_else(|error| {
+            tracing::warn!(mirror = authority, %error, "a mirror is asked without credentials");
+            Identity::Anonymous
         })
     }
 
@@ -257,6 +267,9 @@ impl Repository {
         let path = format!("manifests/{digest}");
         let ask = self.documents(&path);
         let served = self.all_of(source, &ask, MAX_DOCUMENT).await?;
+        if let Some(text) = outdated(served.content_type.as_deref()) {
+            return Err(Failure::Wrong(text));
+        }
         verify(&served.bytes, digest, "manifest").map(|()| served)
     }
 

@@ -175,7 +175,8 @@ fn next_page(response: &Response) -> Option<Url> {
     response.url().join(target).ok()
 }
 
-fn next(link: &str) -> Option<&str> {
+/// One link of such a header.
+pub(crate) fn next(link: &str) -> Option<&str> {
     let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     let mut parameters = parameters.split(';').map(str::trim);
     parameters

@@ -43,7 +43,7 @@ impl TestImage {
             .map(|(tar, _)| Digest::of(tar).to_string())
             .collect();
         let config = serde_json::json!({
-            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/true"], "User": "1002"},
+            "architecture": here(), "os": "linux", "config": {"Cmd": ["/bin/true"], "User": "1002"},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = serde_json::to_vec(&config).unwrap();
@@ -80,17 +80,21 @@ pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
     serde_json::json!({"mediaType": media_type, "digest": Digest::of(bytes).to_string(), "size": bytes.len()})
 }
 
-/// A list that leads to an image for this machine, after one for another.
-pub(crate) fn index_of(image: &TestImage) -> Vec<u8> {
-    let architecture = match std::env::consts::ARCH {
+/// What lists call this machine.
+fn here() -> &'static str {
+    match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
-    };
+    }
+}
+
+/// A list that leads to an image for this machine, after one for another.
+pub(crate) fn index_of(image: &TestImage) -> Vec<u8> {
     let mut other = descriptor(OCI_MANIFEST, b"of no use here");
     other["platform"] = serde_json::json!({"os": "linux", "architecture": "s390x"});
     let mut ours = descriptor(OCI_MANIFEST, &image.manifest_bytes());
-    ours["platform"] = serde_json::json!({"os": "linux", "architecture": architecture});
+    ours["platform"] = serde_json::json!({"os": "linux", "architecture": here()});
     let index =
         serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [other, ours]});
     serde_json::to_vec(&index).unwrap()

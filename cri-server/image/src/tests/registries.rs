@@ -15,7 +15,7 @@ use super::server::{Reply, Request, Server};
 use super::tars::Tar;
 use super::{hosts_toml, limits, nothing_left, store_at, store_with, temp};
 use crate::digest::Digest;
-use crate::manifest::OCI_INDEX;
+use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
 use crate::registry::Limits;
 use crate::{Credentials, Error};
 
@@ -387,12 +387,51 @@ async fn lists_in_lists_lead_to_the_image() {
 }
 
 #[tokio::test]
+async fn entries_that_do_not_say_what_they_are_for_are_looked_into() {
+    let (temp, ours, mut other) = (temp(), image("ours"), image("other"));
+    let mut config: serde_json::Value = serde_json::from_slice(&other.config).unwrap();
+    config["architecture"] = "s390x".into();
+    other.config = serde_json::to_vec(&config).unwrap();
+    let media_type = "application/vnd.oci.image.config.v1+json";
+    other.manifest["config"] = descriptor(media_type, &other.config);
+    let list = |images: &[&TestImage]| {
+        let entries = images
+            .iter()
+            .map(|i| descriptor(OCI_MANIFEST, &i.manifest_bytes()));
+        let entries: Vec<_> = entries.collect();
+        serde_json::to_vec(&serde_json::json!({"schemaVersion": 2, "manifests": entries})).unwrap()
+    };
+    let shelf = Shelf::default()
+        .image("a", "ours", &ours)
+        .image("a", "other", &other)
+        .document("a", "both", OCI_INDEX, &list(&[&other, &ours]))
+        .document("a", "none", OCI_INDEX, &list(&[&other]));
+    let server = Server::start(move |request| shelf.serve(request));
+    let store = store_at(temp.path());
+    let pull = async |tag: &str| {
+        store
+            .pull(&format!("{}/a:{tag}", server.name()), None)
+            .await
+    };
+    assert_eq!(pull("both").await.unwrap(), ours.id());
+    let error = pull("none").await.unwrap_err().to_string();
+    assert!(error.contains("not for this machine"), "{error}");
+}
+
+#[tokio::test]
 async fn an_old_manifest_is_refused_with_the_cure() {
     let temp = temp();
     let old = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     let text = br#"{"schemaVersion":1,"name":"a","tag":"1","fsLayers":[],"signatures":[]}"#;
     let shelf = Shelf::default().document("a", "1", old, text);
-    let server = Server::start(move |request| shelf.serve(request));
+    let server = Server::start(move |request| {
+        // They are signed: the digest is that of the text without the signatures.
+        let mut reply = shelf.serve(request);
+        if !reply.body.is_empty() {
+            reply.body.push(b' ');
+        }
+        reply
+    });
     let store = store_at(temp.path());
     let error = store
         .pull(&format!("{}/a:1", server.name()), None)
