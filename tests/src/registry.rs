@@ -139,7 +139,8 @@ fn configuration(folder: &Path, port: u16) -> String {
         "version: 0.1\n\
          log: {{level: warn, accesslog: {{disabled: true}}}}\n\
          storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-         http: {{addr: 127.0.0.1:{port}}}\n",
+         http: {{addr: 127.0.0.1:{port}}}\n\
+         compatibility: {{schema1: {{enabled: true}}}}\n",
         folder.join("blobs").display()
     )
 }

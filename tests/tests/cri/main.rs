@@ -11,6 +11,7 @@
 mod accounts;
 mod apparmor;
 mod bad_input;
+mod builders;
 mod cadvisor;
 mod cdi;
 mod checkpoint;
