@@ -6,7 +6,7 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
@@ -18,7 +18,8 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("runtime", &["sys", "netlink", "cgroup", "seccomp"]),
     ("shim", &["shim-api", "sys"]),
     ("pod", &[]),
-    ("image", &["sys"]),
+    ("trust", &[]),
+    ("image", &["sys", "trust"]),
     ("network", &["sys", "netlink"]),
     ("streaming", &[]),
     ("check", &[]),
