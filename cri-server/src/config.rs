@@ -6,6 +6,7 @@
 mod file;
 mod images;
 mod limits;
+mod signatures;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -144,6 +145,7 @@ fn settle(flags: &Flags, file: File, programs: &Path) -> Result<Settings, Error>
                 layer_form: layer_form(file.images.layer_form.as_deref())?,
                 boot_id: boot_id.clone(),
                 scrub: images::scrub(&file.images)?,
+                signatures: signatures::settle(&file.signatures)?,
             },
             network: settle_network(file.network, &root, &state)?,
             boot_id,

@@ -391,6 +391,12 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         .map_or(asked, |from| Arc::clone(&from.spec));
     let image = engine.images.resolve(&spec.image);
     let image = image.ok_or_else(|| image_missing(&spec.image))?;
+    // A base that a checkpoint names was asked for by nobody under another name.
+    let named = match &restored {
+        None => asked_as(&spec.image, &spec.user_specified_image),
+        Some(_) => &spec.image,
+    };
+    engine.images.permit(&image, named, &pod.namespace).await?;
     let mut lookups = look_up(engine, &spec).await?;
     let label = mount_label(&spec.security, &engine.facts)?;
     let ids = place.ids();
@@ -414,8 +420,7 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         )
         .await?;
     let (launch, mounts) = (&container.process.launch, &container.record.spec.mounts);
-    let volumes =
-        volumes::mount(engine, launch, mounts, ids.as_ref(), &mut lookups.sources).await?;
+    let volumes = volumes::mount(place, launch, mounts, ids.as_ref(), &mut lookups.sources).await?;
     container.record.volume_refs = volumes;
     if let Some(label) = label {
         relabel(place, &spec, &lookups.sources, label).await?;
@@ -564,6 +569,15 @@ async fn facts_for(facts: NodeFacts, privileged: bool) -> NodeFacts {
     NodeFacts {
         devices: blocking(rootfs::all_devices).await,
         ..facts
+    }
+}
+
+/// The name that a user wrote for an image, where the client tells it: it may ask by the id.
+pub(crate) fn asked_as<'a>(image: &'a str, user_specified: &'a str) -> &'a str {
+    if user_specified.is_empty() {
+        image
+    } else {
+        user_specified
     }
 }
 

@@ -13,6 +13,7 @@ use pod::container::{ImageVolume, Mount};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::error::Error;
+use crate::making::Place;
 use crate::shim::Launch;
 use crate::store;
 use crate::{Inner, blocking, making};
@@ -40,7 +41,7 @@ fn places(mounts: &[Mount]) -> impl Iterator<Item = (usize, &ImageVolume)> {
 /// Mounts all volumes of a container, and puts where each really lies into `sources`. Answers with
 /// the digest name of each mount's image, empty where it has none.
 pub(crate) async fn mount(
-    engine: &Inner,
+    place_of: &Place,
     launch: &Launch,
     mounts: &[Mount],
     ids: Option<&image::IdMap>,
@@ -48,7 +49,7 @@ pub(crate) async fn mount(
 ) -> Result<Vec<String>, Error> {
     let mut refs = vec![String::new(); mounts.len()];
     for (place, volume) in places(mounts) {
-        let mounted = mount_one(engine, launch, place, volume, ids).await;
+        let mounted = mount_one(place_of, launch, place, volume, ids).await;
         // The word is how clients know this error from others.
         (sources[place], refs[place]) = mounted.map_err(|error| {
             let (image, error) = (&volume.image, error.to_string());
@@ -61,17 +62,21 @@ pub(crate) async fn mount(
 }
 
 async fn mount_one(
-    engine: &Inner,
+    place_of: &Place,
     launch: &Launch,
     place: usize,
     volume: &ImageVolume,
     ids: Option<&image::IdMap>,
 ) -> Result<(PathBuf, String), Error> {
+    let engine = &place_of.engine;
     let image = engine.images.resolve(&volume.image);
     let image = image.ok_or_else(|| Error::NotFound {
         kind: "image",
         id: volume.image.clone(),
     })?;
+    let named = making::asked_as(&volume.image, &volume.user_specified_image);
+    let namespace = &place_of.sandbox.spec.namespace;
+    engine.images.permit(&image, named, namespace).await?;
     let target = launch.bundle.join(FOLDER).join(place.to_string());
     let folder = target.clone();
     blocking(move || making::make_folder(&folder, 0o711))

@@ -25,6 +25,9 @@ pub enum Error {
     /// No registry could be reached.
     #[error("RegistryUnavailable: {0}")]
     Unavailable(String),
+    /// Nobody trusted speaks for it, or somebody trusted speaks against it.
+    #[error("SignatureValidationFailed: {0}")]
+    Signature(String),
     /// What was received is not what was promised, or not an image.
     #[error("{0}")]
     Corrupt(String),
@@ -51,6 +54,7 @@ impl Error {
         match self {
             Self::Denied(text) => Self::Denied(format!("{what}: {text}")),
             Self::Unavailable(text) => Self::Unavailable(format!("{what}: {text}")),
+            Self::Signature(text) => Self::Signature(format!("{what}: {text}")),
             Self::Corrupt(text) => Self::Corrupt(format!("{what}: {text}")),
             Self::NoSpace(text) => Self::NoSpace(format!("{what}: {text}")),
             Self::Other(text) => Self::Other(format!("{what}: {text}")),

@@ -25,6 +25,7 @@
 //! | `layers/<algorithm>/<hex>/damaged` | check, scrub | why the layer must not be used any more | until another takes its place |
 //! | `layers/<algorithm>/<hex>/provisional` | pull, import | the boot in which it was made; gone once all of it is on disk | all |
 //! | `staging/<number>` | pull, import | a layer being unpacked, in the form of the above | nothing: emptied at open |
+//! | `signatures/<algorithm>-<hex>.json` | pull, use | what speaks for the image with that manifest or list, where somebody asks for it | all |
 //! | `uppers/<container>/{upper,work}` | mount | what the container writes, and overlayfs' own folder | a restart of the daemon |
 //! | `uppers/<container>/record.json` | mount | its layers, lowest first, and where it is mounted | as above |
 //! | `empty` | [`Store::open`] | what lies under the writable layer of an image without layers | all |
@@ -70,6 +71,7 @@ mod reference;
 mod registry;
 mod room;
 mod scrub;
+mod signature;
 mod store;
 mod usage;
 
@@ -95,6 +97,8 @@ use reference::Reference;
 pub use registry::Referrer;
 use registry::{Limits, Registry};
 pub use scrub::Scrub;
+use signature::Gate;
+pub use signature::Signatures;
 use store::catalog::Catalog;
 use store::layers::{Layers, Lease};
 use store::trash::Trash;
@@ -116,10 +120,12 @@ pub struct Config {
     pub boot_id: String,
     /// How layers are looked at in the background, if they are. Needs a runtime of tokio.
     pub scrub: Option<Scrub>,
+    /// Who decides whether an image may be used.
+    pub signatures: Signatures,
 }
 
 impl Config {
-    /// A store with nothing in the background.
+    /// A store with nothing in the background, whose images anybody may use.
     #[must_use]
     pub fn new(root: PathBuf, registry_config: PathBuf, boot_id: String) -> Self {
         Self {
@@ -128,6 +134,7 @@ impl Config {
             layer_form: LayerForm::default(),
             boot_id,
             scrub: None,
+            signatures: Signatures::default(),
         }
     }
 }
@@ -159,6 +166,8 @@ pub struct Store {
     platform: Platform,
     /// How long a pull goes on that nobody waits for.
     grace: Duration,
+    /// Decides whether an image may be used, where somebody is to decide.
+    gate: Option<Gate>,
     /// Pulls under way, by name and by who asks.
     pulls: Flights<(String, String), String>,
     /// Layers under way, by the digests of their tar and of what is sent.
@@ -258,6 +267,11 @@ impl Store {
         let catalog = Catalog::open(&root, Arc::clone(&layers))?;
         let uppers = Uppers::open(&root, Arc::clone(&layers), trash)?;
         layers.drop_unheld();
+        let gate = Gate::open(&config.signatures, &root)?;
+        if let Some(gate) = &gate {
+            let view = catalog.view();
+            gate.prune(|digest| view.by_manifest(digest).is_some());
+        }
         let (alive, stopped) = scrub::life();
         let store = Arc::new(Self {
             root,
@@ -269,6 +283,7 @@ impl Store {
             registry,
             platform: Platform::host(),
             grace,
+            gate,
             pulls: Flights::default(),
             layer_flights: Flights::default(),
             progress: Progress::default(),
@@ -293,11 +308,29 @@ impl Store {
         reference: &str,
         credentials: Option<&Credentials>,
     ) -> Result<String, Error> {
+        self.pull_for(reference, credentials, "").await
+    }
+
+    /// The same for a pod, whose namespace may have rules of its own on whose images it may use.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; nothing half-made is left.
+    pub async fn pull_for(
+        self: &Arc<Self>,
+        reference: &str,
+        credentials: Option<&Credentials>,
+        namespace: &str,
+    ) -> Result<String, Error> {
         let name = Reference::parse(reference)?;
-        let key = (name.to_string(), registry::fingerprint(credentials));
+        // Without a gate it does not matter for whom; with one, nobody joins what another may have.
+        let judged_for = self.gate.as_ref().map_or("", |_| namespace);
+        let asking = format!("{} {judged_for}", registry::fingerprint(credentials));
+        let key = (name.to_string(), asking);
         let (store, credentials) = (Arc::clone(self), credentials.cloned());
+        let namespace = namespace.to_owned();
         let pulled = self.pulls.join(&key, self.grace, |cancelled| {
-            pull::pull(store, name, credentials, cancelled)
+            pull::pull(store, name, credentials, namespace, cancelled)
         });
         pulled
             .await
@@ -335,6 +368,22 @@ impl Store {
         asked
             .await
             .map_err(|error| error.within(format!("asking what refers to {reference}")))
+    }
+
+    /// Whether an image that is here may be used in a namespace. `asked` is the name that somebody
+    /// used for it, if it is known. Waits for nothing if there is no policy.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Signature`] says why it may not.
+    pub async fn permit(&self, image: &Image, asked: &str, namespace: &str) -> Result<(), Error> {
+        let Some(gate) = &self.gate else {
+            return Ok(());
+        };
+        let view = self.catalog.view();
+        let entry = view.resolve(&image.id);
+        let entry = entry.ok_or_else(|| Error::NotFound(image.id.clone()))?;
+        gate.at_use(self, entry, asked, namespace).await
     }
 
     /// The pulls under way, the oldest first. Never waits.
@@ -425,7 +474,15 @@ impl Store {
             return Ok(());
         };
         let store = Arc::clone(self);
-        blocking(move || store.catalog.remove(&id)).await
+        blocking(move || {
+            store.catalog.remove(&id)?;
+            if let Some(gate) = &store.gate {
+                let view = store.catalog.view();
+                gate.prune(|digest| view.by_manifest(digest).is_some());
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Reads all layers and compares them with what was unpacked, and the records with what is

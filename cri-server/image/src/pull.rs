@@ -17,6 +17,7 @@ use crate::manifest::{Descriptor, Document, Manifest, parse_config};
 use crate::progress::{self, Counter};
 use crate::reference::Reference;
 use crate::registry::{Repository, Resolved, Served, stream};
+use crate::signature::Kept;
 use crate::store::layers::Lease;
 use crate::store::record::{Names, Received, Record};
 use crate::{Credentials, Error, Store, room};
@@ -41,6 +42,7 @@ pub(crate) async fn pull(
     store: Arc<Store>,
     name: Reference,
     credentials: Option<Credentials>,
+    namespace: String,
     cancelled: Cancelled,
 ) -> Result<String, Error> {
     let shown = store.progress.begin(&name.to_string());
@@ -52,10 +54,22 @@ pub(crate) async fn pull(
         tag: name.tagged().filter(|_| name.digest().is_none()),
         digest: Some(name.with_digest(&resolved.digest)),
     };
-    if let Some(id) = name_present(&store, &resolved.digest, &names, &cancelled).await? {
+    let digest = resolved.digest.clone();
+    let mut wanted = Wants::Unknown(resolved);
+    let mut kept = None;
+    if let Some(gate) = &store.gate {
+        let found = wanted.find(&store, &repository).await?;
+        let asked = gate.at_pull(&store, &name, credentials.as_ref(), &namespace, &found);
+        kept = Some(asked.await?);
+        wanted = Wants::Known(Box::new(found));
+    }
+    if let Some(id) = name_present(&store, &digest, &names, &cancelled).await? {
+        keep(&store, kept).await?;
         return Ok(id);
     }
-    let (served, manifest) = find_manifest(&store, &repository, resolved).await?;
+    let Found {
+        served, manifest, ..
+    } = wanted.find(&store, &repository).await?;
     let config = repository.small_blob(&manifest.config).await?;
     let (_, diff_ids) = parse_config(&config, manifest.layers.len())?;
     let counters = shown.layers(&manifest.layers);
@@ -75,7 +89,9 @@ pub(crate) async fn pull(
         annotations: manifest.annotations,
     };
     let id = received.id.as_str().to_owned();
-    blocking(move || show(&store, received, &names, &leases, &cancelled)).await?;
+    let shown_in = Arc::clone(&store);
+    blocking(move || show(&shown_in, received, &names, &leases, &cancelled)).await?;
+    keep(&store, kept).await?;
     Ok(id)
 }
 
@@ -102,6 +118,56 @@ pub(crate) async fn restore(store: &Arc<Store>, record: &Record) -> Result<(), E
         }
     }
     restored
+}
+
+/// Keeps what was found to speak for an image, once the image is there: before, it would count as
+/// one of an image that is gone.
+async fn keep(store: &Arc<Store>, kept: Option<Kept>) -> Result<(), Error> {
+    let Some(kept) = kept else { return Ok(()) };
+    let store = Arc::clone(store);
+    blocking(move || {
+        if let Some(gate) = &store.gate {
+            gate.keep(&kept);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// What a pull is to get.
+enum Wants {
+    Unknown(Resolved),
+    Known(Box<Found>),
+}
+
+impl Wants {
+    async fn find(self, store: &Store, repository: &Repository) -> Result<Found, Error> {
+        match self {
+            Self::Unknown(resolved) => find_manifest(store, repository, resolved).await,
+            Self::Known(found) => Ok(*found),
+        }
+    }
+}
+
+/// What a name stands for.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The manifest for this machine, as received.
+    pub(crate) served: Served,
+    /// The same, parsed.
+    pub(crate) manifest: Manifest,
+    /// The document that the name stands for: that manifest, or a list that leads to it.
+    pub(crate) top: Top,
+}
+
+/// A document that a name stands for, as it was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Top {
+    /// What the registry calls it; may be empty.
+    pub(crate) media_type: String,
+    pub(crate) digest: Digest,
+    /// Bytes.
+    pub(crate) size: u64,
 }
 
 /// Tells in the log how far a pull is until it has ended.
@@ -162,20 +228,33 @@ fn text(bytes: &[u8]) -> Result<String, Error> {
 }
 
 /// Follows lists down to the manifest for this machine.
-async fn find_manifest(
+pub(crate) async fn find_manifest(
     store: &Store,
     repository: &Repository,
     resolved: Resolved,
-) -> Result<(Served, Manifest), Error> {
+) -> Result<Found, Error> {
     let mut digest = resolved.digest;
     let mut document = resolved.document;
+    let mut top = None;
     for _ in 0..=MAX_NESTING {
         let served = match document.take() {
             Some(served) => served,
             None => repository.document(&digest).await?,
         };
+        let described = || Top {
+            media_type: served.content_type.clone().unwrap_or_default(),
+            digest: digest.clone(),
+            size: served.bytes.len() as u64,
+        };
+        let top = top.get_or_insert_with(described);
         match Document::parse(&served.bytes, served.content_type.as_deref())? {
-            Document::Manifest(manifest) => return Ok((served, *manifest)),
+            Document::Manifest(manifest) => {
+                return Ok(Found {
+                    top: top.clone(),
+                    served,
+                    manifest: *manifest,
+                });
+            }
             Document::Index(entries) => {
                 let entry = choose(store, &entries)?;
                 digest = match entry.platform {

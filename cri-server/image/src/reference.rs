@@ -91,6 +91,20 @@ impl Reference {
             .map(|tag| format!("{}:{tag}", self.name()))
     }
 
+    /// The tag, if it has one.
+    pub(crate) fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// Another tag of the same repository.
+    pub(crate) fn in_same_repository(&self, tag: &str) -> Self {
+        Self {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        }
+    }
+
     /// `name@digest` for a digest that this name was found to mean.
     pub(crate) fn with_digest(&self, digest: &Digest) -> String {
         format!("{}@{digest}", self.name())

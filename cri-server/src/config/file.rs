@@ -19,6 +19,7 @@ pub(super) struct File {
     pub(super) cdi_spec_dirs: Option<Vec<String>>,
     pub(super) runtimes: BTreeMap<String, String>,
     pub(super) images: ImagesFile,
+    pub(super) signatures: SignaturesFile,
     pub(super) network: NetworkFile,
     pub(super) streaming: StreamingFile,
     pub(super) containerd: Option<String>,
@@ -32,6 +33,14 @@ pub(super) struct ImagesFile {
     pub(super) layer_form: Option<String>,
     pub(super) preload: Option<String>,
     pub(super) scrub_rate: Option<String>,
+}
+
+/// Its table `[signatures]`.
+#[derive(Debug, Default)]
+pub(super) struct SignaturesFile {
+    pub(super) policy: Option<String>,
+    pub(super) verifiers: Option<String>,
+    pub(super) verifier_time: Option<String>,
 }
 
 /// Its table `[network]`.
@@ -73,6 +82,7 @@ impl File {
             cdi_spec_dirs: top.strings("cdi_spec_dirs")?,
             runtimes: runtimes(top.section("runtimes")?)?,
             images: ImagesFile::parse(top.section("images")?)?,
+            signatures: SignaturesFile::parse(top.section("signatures")?)?,
             network: NetworkFile::parse(top.section("network")?)?,
             streaming: StreamingFile::parse(top.section("streaming")?)?,
             containerd: containerd(top.section("containerd")?)?,
@@ -81,6 +91,18 @@ impl File {
         };
         top.finish()?;
         Ok(file)
+    }
+}
+
+impl SignaturesFile {
+    fn parse(mut section: Section) -> Result<Self, KeyError> {
+        let signatures = Self {
+            policy: section.string("policy")?,
+            verifiers: section.string("verifiers")?,
+            verifier_time: section.string("verifier_time")?,
+        };
+        section.finish()?;
+        Ok(signatures)
     }
 }
 

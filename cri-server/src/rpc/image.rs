@@ -54,7 +54,12 @@ pub(super) async fn pull(
     check_handler(engine, asked.image.as_ref())?;
     let name = request::image_name("image", asked.image)?;
     let credentials = asked.auth.map(request::credentials);
-    let image_ref = engine.images().pull(&name, credentials.as_ref()).await?;
+    let pod = asked.sandbox_config.and_then(|config| config.metadata);
+    let namespace = pod.map(|pod| pod.namespace).unwrap_or_default();
+    let pulled = engine
+        .images()
+        .pull_for(&name, credentials.as_ref(), &namespace);
+    let image_ref = pulled.await?;
     Ok(cri::PullImageResponse { image_ref })
 }
 

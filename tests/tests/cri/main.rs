@@ -30,6 +30,7 @@ mod notes;
 mod power;
 mod reboot;
 mod restart;
+mod signatures;
 mod stats;
 mod strangers;
 mod update;

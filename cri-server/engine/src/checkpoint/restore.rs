@@ -51,7 +51,12 @@ pub(crate) async fn prepare(
     let source = match &asked.checkpoint {
         Some(path) => Source::File(path.clone()),
         None => match engine.images.resolve(&asked.image) {
-            Some(image) if is_checkpoint(&image) => Source::Image(image.id.clone()),
+            Some(image) if is_checkpoint(&image) => {
+                let named = making::asked_as(&asked.image, &asked.user_specified_image);
+                let namespace = &place.sandbox.spec.namespace;
+                engine.images.permit(&image, named, namespace).await?;
+                Source::Image(image.id.clone())
+            }
             _ => return Ok(None),
         },
     };
@@ -69,7 +74,8 @@ pub(crate) async fn prepare(
     };
     let damaged = |error: io::Error| Error::Invalid(format!("{source}: {error}"));
     let ((config, process), deleted) = read.map_err(damaged)?;
-    let image = base_image(engine, &config).await?;
+    let namespace = &place.sandbox.spec.namespace;
+    let image = base_image(engine, &config, namespace).await?;
     Ok(Some(Restored {
         spec: Arc::new(adapted(asked, &process, image)?),
         changes: image::Changes {
@@ -159,7 +165,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// The image below the changed files, fetched if it is not here.
-async fn base_image(engine: &Inner, config: &Config) -> Result<String, Error> {
+async fn base_image(engine: &Inner, config: &Config, namespace: &str) -> Result<String, Error> {
     for name in config.images() {
         if let Some(image) = engine.images.resolve(name) {
             return Ok(image.id.clone());
@@ -167,7 +173,7 @@ async fn base_image(engine: &Inner, config: &Config) -> Result<String, Error> {
     }
     let name = config.images().next();
     let name = name.ok_or_else(|| Error::Invalid("the checkpoint names no image".into()))?;
-    Ok(engine.images.pull(name, None).await?)
+    Ok(engine.images.pull_for(name, None, namespace).await?)
 }
 
 /// The container as it is planned: what its process is comes from the checkpoint.

@@ -15,6 +15,7 @@ mod referrers;
 mod registries;
 mod room;
 pub(crate) mod server;
+mod signatures;
 pub(crate) mod tars;
 mod tls;
 
