@@ -72,6 +72,11 @@ pub(crate) enum Images {
         /// Its name
         reference: String,
     },
+    /// Say where an image would come from: hosts in order, proxies, certificates, credentials
+    Explain {
+        /// Its name
+        reference: String,
+    },
     /// Read an OCI layout (folder or tar) or a docker archive
     Import {
         /// Where it lies

@@ -344,6 +344,18 @@ impl Store {
         self.pulls().into_iter().find(|pull| pull.reference == name)
     }
 
+    /// Tells in lines of text who would be asked for an image, in which order, and how: what the
+    /// files of configuration come to. Asks nobody but the node's credential helpers.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, or a file is wrong.
+    pub async fn explain(&self, reference: &str) -> Result<Vec<String>, Error> {
+        let name = Reference::parse(reference)?;
+        let repository = self.registry.repository(&name, None).await?;
+        Ok(repository.explain())
+    }
+
     /// Asks the registry what refers to an image, such as signatures: of one kind (a media type) or
     /// of all kinds. Whether that may be believed is for the caller to find out.
     ///

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, anyhow};
 use control_api::control_client::ControlClient;
 use control_api::pull_image_update::Update;
 use control_api::{
-    ExportImagesRequest, Image, ImportImagesRequest, ListImagesRequest, PullImageRequest,
-    RemoveImageRequest,
+    ExplainImageRequest, ExportImagesRequest, Image, ImportImagesRequest, ListImagesRequest,
+    PullImageRequest, RemoveImageRequest,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -73,6 +73,14 @@ async fn ask(mut client: ControlClient<Channel>, command: &Images) -> Result<()>
         Images::Pull { reference } => {
             let id = pull(&mut client, reference).await?;
             print(&format!("{id}\n"))
+        }
+        Images::Explain { reference } => {
+            let reference = reference.clone();
+            let explained = client
+                .explain_image(ExplainImageRequest { reference })
+                .await
+                .map_err(|status| told(&status))?;
+            print(&lines(&explained.into_inner().lines))
         }
         Images::Import { file } => {
             let path = std::fs::canonicalize(file).with_context(|| format!("finding {file:?}"))?;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use control_api::control_server::{Control, ControlServer};
 use control_api::{
-    CheckImagesRequest, CheckImagesResponse, ExportImagesRequest, ExportImagesResponse, Image,
-    ImportImagesRequest, ImportImagesResponse, ListImagesRequest, ListImagesResponse,
-    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, ResetRequest,
-    ResetResponse,
+    CheckImagesRequest, CheckImagesResponse, ExplainImageRequest, ExplainImageResponse,
+    ExportImagesRequest, ExportImagesResponse, Image, ImportImagesRequest, ImportImagesResponse,
+    ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest,
+    RemoveImageResponse, ResetRequest, ResetResponse,
 };
 use engine::{Engine, Error};
 use tokio::sync::{mpsc, oneshot};
@@ -89,6 +89,16 @@ impl Control for Operator {
         let checked = self.engine.images().check(repair).await;
         let checked = checked.map(fsck::shown);
         status::answer("check images", checked.map_err(Error::from))
+    }
+
+    async fn explain_image(
+        &self,
+        request: Request<ExplainImageRequest>,
+    ) -> Result<Response<ExplainImageResponse>, Status> {
+        let ExplainImageRequest { reference } = request.into_inner();
+        let explained = self.engine.images().explain(&reference).await;
+        let explained = explained.map(|lines| ExplainImageResponse { lines });
+        status::answer("explain an image", explained.map_err(Error::from))
     }
 
     async fn import_images(

@@ -151,6 +151,10 @@ fn what_buildah_builds_and_skopeo_copies_runs() {
         assert_eq!(says(&node, tag, &image), SAYS, "{tag}");
     }
 
+    let told = node.daemon.command(&["images", "explain", &built]).unwrap();
+    let host = format!("mirror http://{}/v2/built\n", node.registry.host);
+    assert!(told.stdout.contains(&host), "{told:?}");
+
     // Docker's first format is refused, with what to do about it.
     let old = format!("{}/copied:old", node.registry.host);
     copy(&["--format", "v2s1"], &to, &format!("docker://{old}"));

@@ -63,9 +63,8 @@ pub(crate) fn read(path: &Path, name: &Reference) -> Result<Option<Site>, Error>
     let Some(registry) = best(&registries, &full) else {
         return Ok(None);
     };
-    registry
-        .hosts(name, &full)
-        .map(|hosts| Some(Site::of(hosts)))
+    let hosts = registry.hosts(name, &full)?;
+    Ok(Some(Site::of(hosts, Some(path.to_path_buf()))))
 }
 
 /// Reads all files, so that a wrong one is known from the start.

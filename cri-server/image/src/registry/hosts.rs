@@ -54,14 +54,17 @@ pub(crate) struct Site {
     pub(crate) hosts: Vec<Host>,
     /// Whether layers may come from where a manifest says, outside of any registry.
     pub(crate) foreign_layers: bool,
+    /// The file that says so, if one does.
+    pub(crate) told_by: Option<PathBuf>,
 }
 
 impl Site {
     /// Only these hosts.
-    pub(crate) fn of(hosts: Vec<Host>) -> Self {
+    pub(crate) fn of(hosts: Vec<Host>, told_by: Option<PathBuf>) -> Self {
         Self {
             hosts,
             foreign_layers: false,
+            told_by,
         }
     }
 }
@@ -266,6 +269,7 @@ fn parse(text: &str, registry: &str, path: &Path) -> Result<Site, Error> {
     Ok(Site {
         hosts,
         foreign_layers: file.foreign_layers,
+        told_by: Some(path.to_path_buf()),
     })
 }
 

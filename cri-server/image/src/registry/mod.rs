@@ -12,6 +12,7 @@ mod body;
 mod certificates;
 pub(crate) mod challenge;
 mod conf;
+mod explain;
 mod foreign;
 pub(crate) mod hosts;
 mod lanes;
@@ -90,6 +91,8 @@ pub(crate) struct Repository {
     sources: Sources,
     /// Whether layers may come from outside of the registry.
     foreign_layers: bool,
+    /// The file that says where it is.
+    told_by: Option<PathBuf>,
 }
 
 impl Registry {
@@ -113,6 +116,7 @@ impl Registry {
         let Site {
             mut hosts,
             foreign_layers,
+            told_by,
         } = self.site(name)?;
         certificates::add(&self.folder, &mut hosts)?;
         let file = self.folder.with_file_name(CREDENTIALS);
@@ -140,6 +144,7 @@ impl Registry {
             name: name.clone(),
             sources: Sources::new(sources),
             foreign_layers,
+            told_by,
         })
     }
 
@@ -162,7 +167,7 @@ impl Registry {
         if let Some(site) = conf::read(&self.folder.with_file_name(REGISTRIES), name)? {
             return Ok(site);
         }
-        Ok(Site::of(vec![hosts::default_server(name.domain())?]))
+        Ok(Site::of(vec![hosts::default_server(name.domain())?], None))
     }
 
     /// The limits in force.

@@ -369,6 +369,42 @@ async fn answers_to_a_resumed_fetch_have_to_fit() {
 }
 
 #[tokio::test]
+async fn an_operator_is_told_who_would_be_asked() {
+    let temp = temp();
+    let text = "server = \"https://registry.example\"\nproxy = \"none\"\nca = \"own.crt\"\nforeign_layers = true\n\
+                [host.\"http://mirror.example:81\"]\ncapabilities = [\"pull\"]\n\
+                proxy = \"http://user:secret@proxy.example:3128\"\nheader = {x-key = \"secret\"}\n";
+    hosts_toml(temp.path(), "name.test", text);
+    let auth = STANDARD.encode("me:secret");
+    let json = format!(r#"{{"auths": {{"name.test": {{"auth": "{auth}"}}}}}}"#);
+    std::fs::write(temp.path().join("credentials.json"), json).unwrap();
+    let store = store_at(temp.path());
+    let told = store.explain("name.test/a:1").await.unwrap().join("\n");
+    let folder = temp.path().join("certs.d/name.test");
+    let expect = format!(
+        "name.test/a:1, as {0}/hosts.toml says\n\
+         \x20 mirror http://mirror.example:81/v2/a\n\
+         \x20   without credentials\n\
+         \x20   through http://proxy.example:3128\n\
+         \x20   only sends content\n\
+         \x20   not encrypted\n\
+         \x20   with headers x-key\n\
+         \x20 registry https://registry.example/v2/a\n\
+         \x20   as user \"me\" of credentials.json, unless a pull brings some\n\
+         \x20   without a proxy\n\
+         \x20   trusts {0}/own.crt too\n\
+         layers may also come from where a manifest says",
+        folder.display()
+    );
+    assert_eq!(told, expect);
+    let told = store.explain("127.0.0.1:1/a").await.unwrap().join("\n");
+    assert!(
+        told.starts_with("127.0.0.1:1/a:latest, by default"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn lists_in_lists_lead_to_the_image() {
     let (temp, image) = (temp(), image("a"));
     let inner = super::images::index_of(&image);
