@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("image-reference", image_input::reference),
     ("image-document", image::judge::document),
     ("image-tar", image::judge::tar),
+    ("signature", trust::judge::evidence),
     ("registry-challenge", image_input::challenge),
     ("shim-message", engine_input::shim_message),
     ("engine-record", engine::judge::record),

@@ -17,6 +17,7 @@
 
 mod evidence;
 mod file;
+pub mod judge;
 mod policy;
 mod requirement;
 mod simple;

@@ -145,7 +145,11 @@ impl Pattern {
         }
     }
 
-    fn settle(key: &str, text: Option<&str>, regex: Option<&str>) -> Result<Self, String> {
+    pub(crate) fn settle(
+        key: &str,
+        text: Option<&str>,
+        regex: Option<&str>,
+    ) -> Result<Self, String> {
         match (text, regex) {
             (Some(text), None) => Ok(Self::Text(text.to_owned())),
             (None, Some(text)) => {

@@ -53,6 +53,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
             "seccomp",
             "shim-api",
             "streaming",
+            "trust",
         ],
     ),
 ];

@@ -127,6 +127,15 @@ fn a_log_entry_that_was_tampered_with_is_refused() {
 }
 
 #[test]
+fn where_certificates_are_logged_one_that_is_not_is_refused() {
+    let world = World::new();
+    let mut root: Value = serde_json::from_str(&world.authority.root()).unwrap();
+    root["ctlogs"] = root["tlogs"].clone();
+    world.write("root.json", &root.to_string());
+    world.refused(&rule(), &changed(&world, |_| {}), "SCT");
+}
+
+#[test]
 fn the_signature_itself_has_to_be_right() {
     let world = World::new();
     let payload = changed(&world, |bundle| {
