@@ -167,6 +167,21 @@ fn what_nobody_signed_is_neither_pulled_nor_run_where_signatures_are_wanted() {
             assert!(refused.contains(&message), "{refused}");
         }
     }
+
+    // What is only looked at is an image, too.
+    let mut container = pod::container("volume", &name(node, SIGNED), "exec sleep 1000");
+    container["mounts"] = json!([{
+        "container_path": "/volume",
+        "readonly": true,
+        "image": {"image": name(node, BARE)},
+    }]);
+    let refused = create_from(node, "strict", &container).unwrap_err();
+    let message = "ImageVolumeMountFailed: mounts[0]";
+    assert!(
+        refused.contains(message) && refused.contains(WORD),
+        "{refused}"
+    );
+    create_from(node, "free", &container).unwrap();
 }
 
 #[test]
@@ -206,6 +221,13 @@ impl Place {
 
 /// Makes a container of an image in a pod of that namespace, made if it is not there.
 fn create(node: &Node, namespace: &str, image: &str) -> Result<String, String> {
+    let count = node.crictl.ok(&["ps", "-aq"]).unwrap().lines().count();
+    let container = pod::container(&format!("c{count}"), image, "exec sleep 1000");
+    create_from(node, namespace, &container)
+}
+
+/// The same with a container as it is described.
+fn create_from(node: &Node, namespace: &str, container: &Value) -> Result<String, String> {
     let crictl = &node.crictl;
     let mut config = pod::sandbox(node.daemon.scratch(), namespace);
     config["metadata"]["namespace"] = namespace.into();
@@ -216,9 +238,7 @@ fn create(node: &Node, namespace: &str, image: &str) -> Result<String, String> {
     } else {
         there
     };
-    let count = crictl.ok(&["ps", "-aq"]).unwrap().lines().count();
-    let container = pod::container(&format!("c{count}"), image, "exec sleep 1000");
-    let container = node.file("container", &container).unwrap();
+    let container = node.file("container", container).unwrap();
     let created = crictl.ok(&["create", "--no-pull", &pod, &container, &sandbox]);
     created.map_err(|error| format!("{error:?}"))
 }
