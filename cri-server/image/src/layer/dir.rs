@@ -173,6 +173,8 @@ impl Builder for DirBuilder {
     }
 
     fn hard_link(&mut self, spot: &Spot, target: &Spot, entry: &Entry) -> Result<bool, Fault> {
+        // First of all: the target may be a file in the place of one of these folders.
+        self.tree.folder(&spot.parent)?;
         let from = match self.tree.open(&target.parent) {
             Err(TreeError::Call(_, Errno::NOENT) | TreeError::NotFolder) => return Ok(false),
             other => other?,

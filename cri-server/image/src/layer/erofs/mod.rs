@@ -253,6 +253,8 @@ impl Builder for ErofsBuilder {
     }
 
     fn hard_link(&mut self, spot: &Spot, target: &Spot, _: &Entry) -> Result<bool, Fault> {
+        // First of all: the target may be a file in the place of one of these folders.
+        self.names.folder(&spot.parent)?;
         let Some(target) = self.names.linkable(target)? else {
             return Ok(false);
         };

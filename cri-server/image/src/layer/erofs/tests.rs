@@ -331,6 +331,7 @@ fn what_is_refused_in_a_folder_is_refused() {
         Tar::new().symlink("e", "/etc").hard_link("h", "e/passwd"),
         Tar::new().hard_link("h", "missing"),
         Tar::new().dir("d", 0o700).hard_link("h", "d"),
+        Tar::new().file("f", b"").hard_link("f/h", "f"),
         Tar::new().file(".wh.w", b"").hard_link("h", "w"),
         Tar::new()
             .pax(&[("linkpath", &"x".repeat(4096))])
@@ -481,7 +482,9 @@ proptest! {
             tar = match kind {
                 0 | 1 => tar.file(path, &content),
                 2 | 3 => tar.dir(path, 0o700 + u32::from(number)),
-                4 => tar.symlink(path, target),
+                // By one that leads back an entry could take the place of its own way there; the
+                // folder form looks for it once more, and is more careful.
+                4 => tar.symlink(path, &target.replace("..", "b")),
                 5 => tar.hard_link(path, target),
                 6 => tar.file(&whiteout(path), b""),
                 _ => tar.file(&format!("{path}/.wh..wh..opq"), b""),
@@ -501,13 +504,15 @@ proptest! {
     }
 }
 
-/// What is seen but for times: a folder sets its times by name at the end, which may mean another
-/// folder by then, where a link has taken the place of one on the way.
+/// What is seen but for times: a folder gets its times by name at the end. By then a link on the way
+/// may have been replaced, and the name mean another folder, or none.
 fn timeless(root: &Path) -> BTreeMap<PathBuf, String> {
+    let without = |line: String| match (line.find('('), line.find(')')) {
+        (Some(start), Some(end)) => format!("{}{}", &line[..start], &line[end + 1..]),
+        _ => line,
+    };
     let lines = seen(root).into_iter();
-    lines
-        .map(|(path, line)| (path, line.replace("(1000, 0)", "(0, 0)")))
-        .collect()
+    lines.map(|(path, line)| (path, without(line))).collect()
 }
 
 fn whiteout(path: &str) -> String {
