@@ -26,6 +26,8 @@ pub(super) fn preload(file: &ImagesFile) -> Result<Option<PathBuf>, Error> {
 pub(super) fn scrub(file: &ImagesFile) -> Result<Option<Scrub>, Error> {
     let rate = match file.scrub_rate.as_deref() {
         None => SCRUB_RATE,
+        // As a size 0 would be none at all, which is refused.
+        Some("0") => 0,
         Some(text) => pod::plan::bytes(text).ok_or_else(|| {
             let reason = format!("{text:?} is no number of bytes a second such as 4Mi or 0");
             refuse("images.scrub_rate", reason)
