@@ -140,3 +140,17 @@ fn the_map_shows_every_crate() {
         .collect();
     none("crates that ARCHITECTURE.md does not name", &broken);
 }
+
+/// What fuzzing finds has a hash for a name, and belongs into `target`.
+#[test]
+fn seeds_of_fuzzing_are_chosen_by_hand() {
+    let is_hash = |name: &str| name.len() == 40 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let seeds = files()
+        .into_iter()
+        .filter(|path| path.starts_with("fuzz/corpus"));
+    let broken: Vec<String> = seeds
+        .filter(|path| is_hash(&path.file_name().unwrap_or_default().to_string_lossy()))
+        .map(|path| path.display().to_string())
+        .collect();
+    none("seeds without a name", &broken);
+}
