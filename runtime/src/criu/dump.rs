@@ -101,6 +101,7 @@ fn request(container: &Container, wanted: &Wanted) -> Result<Request> {
     options.config_file =
         options::config_file(options::config_annotation(pairs), own_config).to_owned();
     options.freeze_cgroup = freezer(container);
+    options.cgroup_dump_controllers = own_hierarchies(container)?;
     add_from_config(container, wanted, &mut options)?;
     let kind = if wanted.memory_only {
         Kind::PreDump
@@ -119,6 +120,34 @@ fn freezer(container: &Container) -> String {
     let paths = &container.state.cgroup_paths;
     let group = paths.get("freezer").or_else(|| paths.get(""));
     group.map_or_else(String::new, |path| path.to_string_lossy().into_owned())
+}
+
+/// The v1 hierarchies in which the container has a group of its own, each as criu and
+/// /proc/PID/cgroup name it; none, for all, where groups are of v2.
+///
+/// In any other it stands in a group of somebody else (`unified` beside v1: often the root), and criu
+/// would write down all that lies below, other containers' groups with it, and a restore would make
+/// those again that have gone since.
+fn own_hierarchies(container: &Container) -> Result<Vec<String>> {
+    let paths = &container.state.cgroup_paths;
+    if paths.contains_key("") {
+        return Ok(Vec::new());
+    }
+    let path = format!("/proc/{}/cgroup", container.state.init_process_pid);
+    let text = std::fs::read_to_string(&path).attempt(|| format!("read {path}"))?;
+    Ok(hierarchies_with(&text, |controller| {
+        paths.contains_key(controller)
+    }))
+}
+
+/// The second fields of such lines (cgroups(7)) as have one of the wanted controllers.
+fn hierarchies_with(proc_cgroup: &str, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let names = proc_cgroup
+        .lines()
+        .filter_map(|line| line.split(':').nth(1));
+    // The name of a hierarchy without controllers has a `=`, never a `:` (`name=systemd`).
+    let with_one = names.filter(|names| names.split(',').any(&wanted));
+    with_one.map(str::to_owned).collect()
 }
 
 /// Adds what only the container's configuration knows: its namespaces and mounts.
@@ -257,5 +286,18 @@ impl StatusFd {
         rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &[0]))
             .attempt(|| format!("write to descriptor {}", self.0.as_raw_fd()))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hierarchies_with_a_group_of_its_own_are_written_down() {
+        let text = "9:name=systemd:/a\n4:memory:/a\n2:cpu,cpuacct:/a\n1:net_cls:/\n0::/\n";
+        let own = ["cpuacct", "memory", "name=systemd"];
+        let seen = hierarchies_with(text, |controller| own.contains(&controller));
+        assert_eq!(seen, ["name=systemd", "memory", "cpu,cpuacct"]);
     }
 }

@@ -216,6 +216,8 @@ pub(crate) struct Options {
     pub(crate) empty_namespaces: u32,
     #[prost(message, repeated, tag = "39")]
     pub(crate) join_namespaces: Vec<JoinNamespace>,
+    #[prost(string, repeated, tag = "43")]
+    pub(crate) cgroup_dump_controllers: Vec<String>,
     #[prost(string, tag = "44")]
     pub(crate) freeze_cgroup: String,
     #[prost(bool, tag = "46")]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -238,6 +238,42 @@ fn a_failed_dump_leaves_the_container_running() {
     let counted = count(&b);
     until(|| count(&b) > counted);
     assert_eq!(b.status(), "running");
+}
+
+/// Where cgroup v2 is mounted beside v1.
+fn beside_v1() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let of_type = |kind: &str| {
+        let mut lines = mounts.lines().map(|line| line.split(' '));
+        lines.find_map(|mut line| {
+            let folder = line.nth(1)?;
+            (line.next()? == kind).then(|| PathBuf::from(folder))
+        })
+    };
+    let v2 = of_type("cgroup2");
+    of_type("cgroup").and(v2)
+}
+
+#[test]
+fn groups_of_others_do_not_come_back() {
+    let Some((mut b, path)) = ready() else { return };
+    let Some(v2) = beside_v1() else {
+        println!("skipped: needs cgroup v2 beside v1");
+        return;
+    };
+    let others = v2.join(format!("others-{}", b.id));
+    fs::create_dir(&others).unwrap();
+    b.script(COUNT);
+    start(&b, &path);
+    until(|| count(&b) > 5);
+    let dumped = checkpoint(&b, &path, &[]);
+    fs::remove_dir(&others).unwrap();
+    dumped.ok();
+    let counted = count(&b);
+    restore(&b, &path, &[]).ok();
+    until(|| count(&b) > counted);
+    let came_back = fs::remove_dir(&others).is_ok();
+    assert!(!came_back, "{others:?}");
 }
 
 #[test]
