@@ -332,9 +332,12 @@ impl Store {
         let pulled = self.pulls.join(&key, self.grace, |cancelled| {
             pull::pull(store, name, credentials, namespace, cancelled)
         });
-        pulled
-            .await
-            .map_err(|error| room::told(error, &self.root).within(format!("pulling {reference}")))
+        let pulled = pulled.await;
+        // A pull takes memory of which little stays, which the allocator would keep for the next.
+        if self.pulls().is_empty() {
+            tokio::task::spawn_blocking(sys::heap::give_back);
+        }
+        pulled.map_err(|error| room::told(error, &self.root).within(format!("pulling {reference}")))
     }
 
     /// How far the pull of a name is, if one is under way. Never waits.

@@ -13,6 +13,7 @@ use std::io;
 pub mod arena;
 pub mod bpf;
 pub mod fd;
+pub mod heap;
 pub mod keyring;
 pub mod link;
 pub mod mount;
