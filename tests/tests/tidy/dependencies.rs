@@ -6,11 +6,12 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 23] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
     ("containerd-api", &[]),
+    ("nri-api", &[]),
     ("sys", &[]),
     ("netlink", &[]),
     ("cgroup", &["sys"]),
@@ -23,9 +24,12 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ("network", &["sys", "netlink"]),
     ("streaming", &[]),
     ("check", &[]),
+    ("nri", &["nri-api"]),
     (
         "engine",
-        &["pod", "image", "network", "shim-api", "sys", "cgroup"],
+        &[
+            "pod", "image", "network", "nri", "nri-api", "shim-api", "sys", "cgroup",
+        ],
     ),
     (
         "cri-server",
@@ -38,6 +42,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
             "pod",
             "image",
             "network",
+            "nri",
             "streaming",
         ],
     ),
