@@ -349,6 +349,7 @@ fn settle_network(file: NetworkFile, root: &Path, state: &Path) -> Result<networ
         )?,
         bridge: bridge(text(file.bridge, "wherry0"))?,
         subnet: subnet(text(file.subnet, "10.213.0.0/16"))?,
+        routed: routed(file.routed.unwrap_or_default())?,
         root: root.join("network"),
         state: state.join("network"),
     })
@@ -404,17 +405,30 @@ fn bridge(name: String) -> Result<String, Error> {
 
 /// A range with room for a gateway and a pod.
 fn subnet(range: String) -> Result<String, Error> {
-    let parsed = range.split_once('/').and_then(|(address, length)| {
-        Some((
-            address.parse::<std::net::Ipv4Addr>().ok()?,
-            length.parse::<u8>().ok()?,
-        ))
-    });
-    match parsed {
-        Some((_, 8..=30)) => Ok(range),
+    match prefix_length(&range) {
+        Some(8..=30) => Ok(range),
         _ => Err(refuse(
             "network.subnet",
             format!("{range:?} is no IPv4 range such as 10.213.0.0/16, with 8 to 30 bits fixed"),
+        )),
+    }
+}
+
+/// The number of fixed bits of an IPv4 range, if it is one.
+fn prefix_length(range: &str) -> Option<u8> {
+    let (address, length) = range.split_once('/')?;
+    address.parse::<std::net::Ipv4Addr>().ok()?;
+    length.parse().ok()
+}
+
+/// Ranges that need no masquerade.
+fn routed(ranges: Vec<String>) -> Result<Vec<String>, Error> {
+    let wrong = |range: &&String| !matches!(prefix_length(range), Some(0..=32));
+    match ranges.iter().find(wrong) {
+        None => Ok(ranges),
+        Some(range) => Err(refuse(
+            "network.routed",
+            format!("{range:?} is no IPv4 range such as 10.213.0.0/16"),
         )),
     }
 }
@@ -521,6 +535,7 @@ mod tests {
             mode = "cni"
             bridge = "b0"
             subnet = "10.1.0.0/24"
+            routed = ["10.1.0.0/16"]
             cni_conf_dir = "/x"
             cni_bin_dirs = ["/y", "/z"]
             cni_cache_dir = "/w"
@@ -539,6 +554,7 @@ mod tests {
         assert_eq!(engine.image.layer_form, image::LayerForm::Erofs);
         assert_eq!(engine.network.mode, network::Mode::Cni);
         assert_eq!(engine.network.bridge, "b0");
+        assert_eq!(engine.network.routed, ["10.1.0.0/16"]);
         assert_eq!(engine.network.cni_bin_dirs.len(), 2);
         assert!(settings.log.would_enable("engine", &tracing::Level::DEBUG));
         assert!(!settings.log.would_enable("image", &tracing::Level::INFO));
@@ -617,6 +633,7 @@ mod tests {
                 "network.mode: \"bridge\" is none of",
             ),
             ("[network]\nsubnet = \"10.0.0.0\"", "network.subnet"),
+            ("[network]\nrouted = [\"10.0.0.0\"]", "network.routed"),
             ("[network]\nsubnet = \"10.0.0.0/31\"", "network.subnet"),
             (
                 "[network]\nbridge = \"much-too-long-name\"",

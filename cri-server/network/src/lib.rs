@@ -65,6 +65,9 @@ pub struct Config {
     pub bridge: String,
     /// Range of the built-in network, `10.x.y.z/n`.
     pub subnet: String,
+    /// Ranges from and to which pods of the built-in network are reached by their own addresses:
+    /// where the pods of other nodes are.
+    pub routed: Vec<String>,
     /// Folder for what must survive a reboot.
     pub root: PathBuf,
     /// Folder for what must not.

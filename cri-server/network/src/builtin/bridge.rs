@@ -127,6 +127,17 @@ pub(crate) fn parse_range(text: &str) -> Result<Ipv4Net, Error> {
     Ok(range)
 }
 
+/// Parses ranges that are reached without masquerade.
+pub(crate) fn parse_routed(texts: &[String]) -> Result<Vec<Ipv4Net>, Error> {
+    let parse = |text: &String| match text.parse::<Ipv4Net>() {
+        Ok(range) if range.trunc() == range => Ok(range),
+        _ => Err(Error::Invalid(format!(
+            "routed range {text:?} is no IPv4 range such as 10.213.0.0/16"
+        ))),
+    };
+    texts.iter().map(parse).collect()
+}
+
 fn check_name(name: &str) -> Result<(), Error> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(plain) {

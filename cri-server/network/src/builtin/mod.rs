@@ -22,6 +22,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ipnet::Ipv4Net;
+
 use self::addresses::Addresses;
 use self::bridge::Bridge;
 use self::forwarding::Forwarding;
@@ -41,11 +43,14 @@ pub(crate) const INTERFACE: &str = "eth0";
 #[derive(Debug)]
 pub(crate) struct Builtin {
     bridge: Bridge,
+    /// Ranges that pods reach, and that reach pods, without masquerade.
+    routed: Vec<Ipv4Net>,
     addresses: Addresses,
     forwarding: Forwarding,
     records: Arc<Records>,
-    /// Held while the bridge or the table changes: both are made from all records.
-    shared: Mutex<()>,
+    /// Held while the bridge or the table changes: both are made from all records. Whether this run
+    /// has written the table: an earlier one may have had another configuration.
+    shared: Mutex<bool>,
     removals: Removals,
 }
 
@@ -58,10 +63,11 @@ impl Builtin {
         let forwarding = Forwarding::new(&config.state);
         Ok(Self {
             bridge,
+            routed: bridge::parse_routed(&config.routed)?,
             addresses,
             forwarding,
             records,
-            shared: Mutex::new(()),
+            shared: Mutex::new(false),
             removals: Removals::default(),
         })
     }
@@ -120,12 +126,13 @@ impl Builtin {
 
     /// Bridge, forwarding, table: made if missing. Gives the bridge's index.
     fn prepare_host(&self, host: &mut Socket) -> Result<u32, Error> {
-        let _shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let index = self.bridge.ensure(host)?;
         self.forwarding.enable()?;
         let mut netfilter = netfilter_socket()?;
-        if !self.check_table(&mut netfilter)? {
+        if !self.check_table(&mut netfilter)? || !*written {
             self.write_table(&mut netfilter)?;
+            *written = true;
         }
         Ok(index)
     }
@@ -327,7 +334,8 @@ impl Builtin {
             })
             .collect();
         let bridge = &self.bridge;
-        let table = rules::table(&bridge.name, &bridge.mark, bridge.range, &published);
+        let (name, mark) = (&bridge.name, &bridge.mark);
+        let table = rules::table(name, mark, bridge.range, &self.routed, &published);
         nft::replace(netfilter, &table).map_err(failed(format!(
             "writing firewall table {} (the kernel must have nf_tables with nat, masq and fib)",
             bridge.name

@@ -6,9 +6,10 @@
 //! prerouting   to an address of this host -> ports      (from outside, from pods)
 //! output       to an address of this host -> ports      (from the host itself)
 //! ports        protocol, port [, host address] -> pod
-//! postrouting  leaves the range -> masquerade; from a pod or 127/8 by a host port back into the
-//!              bridge -> masquerade too, or the answer would not come back through the host
-//! forward      from pods: accept; to pods: only answers and host ports
+//! postrouting  leaves the range, but not for a routed one -> masquerade; from a pod or 127/8 by a
+//!              host port back into the bridge -> masquerade too, or the answer would not come back
+//!              through the host
+//! forward      from pods: accept; to pods: only answers, host ports, and from routed ranges
 //! ```
 //!
 //! An `accept` here overrules no `drop` in another table; that is the administrator's right.
@@ -41,7 +42,13 @@ pub(crate) fn protocol_number(name: &str) -> Option<u8> {
 }
 
 /// The whole table.
-pub(crate) fn table(bridge: &str, owner: &str, range: Ipv4Net, pods: &[Published]) -> Table {
+pub(crate) fn table(
+    bridge: &str,
+    owner: &str,
+    range: Ipv4Net,
+    routed: &[Ipv4Net],
+    pods: &[Published],
+) -> Table {
     let base = |kind, hook, priority| {
         Some(Base {
             kind,
@@ -68,9 +75,13 @@ pub(crate) fn table(bridge: &str, owner: &str, range: Ipv4Net, pods: &[Published
         chain(
             "postrouting",
             base("nat", Hook::Postrouting, 100),
-            postrouting(bridge, range),
+            postrouting(bridge, range, routed),
         ),
-        chain("forward", base("filter", Hook::Forward, 0), forward(bridge)),
+        chain(
+            "forward",
+            base("filter", Hook::Forward, 0),
+            forward(bridge, routed),
+        ),
     ];
     Table {
         name: bridge.to_owned(),
@@ -95,10 +106,17 @@ fn raw() -> Vec<Rule> {
     vec![rule.address(End::Destination, Is::Equal, loopback()).drop()]
 }
 
-fn postrouting(bridge: &str, range: Ipv4Net) -> Vec<Rule> {
+fn postrouting(bridge: &str, range: Ipv4Net, routed: &[Ipv4Net]) -> Vec<Rule> {
     let back = || Rule::new().link(Side::Outgoing, Is::Equal, bridge);
+    let out = || {
+        let rule = Rule::new().link(Side::Outgoing, Is::Other, bridge);
+        rule.address(End::Source, Is::Equal, range)
+    };
     let multicast = Ipv4Net::new(Ipv4Addr::new(224, 0, 0, 0), 4).expect("4 is a prefix length");
-    vec![
+    let as_they_are = routed
+        .iter()
+        .map(|range| out().address(End::Destination, Is::Equal, *range).accept());
+    let masquerades = [
         back()
             .address(End::Source, Is::Equal, range)
             .tracked(Tracked::Redirected)
@@ -106,22 +124,29 @@ fn postrouting(bridge: &str, range: Ipv4Net) -> Vec<Rule> {
         back()
             .address(End::Source, Is::Equal, loopback())
             .masquerade(),
-        Rule::new()
-            .link(Side::Outgoing, Is::Other, bridge)
-            .address(End::Source, Is::Equal, range)
+        out()
             .address(End::Destination, Is::Other, multicast)
             .masquerade(),
-    ]
+    ];
+    as_they_are.chain(masquerades).collect()
 }
 
-fn forward(bridge: &str) -> Vec<Rule> {
+fn forward(bridge: &str, routed: &[Ipv4Net]) -> Vec<Rule> {
     let into = || Rule::new().link(Side::Outgoing, Is::Equal, bridge);
-    vec![
+    let answers = [
         Rule::new().link(Side::Incoming, Is::Equal, bridge).accept(),
         into().tracked(Tracked::Known).accept(),
         into().tracked(Tracked::Redirected).accept(),
-        into().drop(),
-    ]
+    ];
+    let from_routed = routed
+        .iter()
+        .map(|range| into().address(End::Source, Is::Equal, *range).accept());
+    let others = [into().drop()];
+    answers
+        .into_iter()
+        .chain(from_routed)
+        .chain(others)
+        .collect()
 }
 
 fn loopback() -> Ipv4Net {

@@ -107,6 +107,29 @@ lab_test!(pods_reach_the_outside_and_it_does_not_reach_them, lab, {
     fails(Some(&outside), "10.97.0.2:80");
 });
 
+lab_test!(
+    a_routed_range_reaches_pods_and_sees_their_own_addresses,
+    lab,
+    {
+        let outside = lab.outside();
+        let (pod, later) = (lab.pod("a"), lab.pod("b"));
+        // A daemon without the key was here before, and its table with it.
+        lab.network().attach(&pod).await.unwrap();
+        serve(&outside, 80);
+        serve(&pod.netns, 80);
+        fails(Some(&outside), "10.97.0.2:80");
+        let network = Network::open(&Config {
+            routed: vec!["192.0.2.0/24".to_owned()],
+            ..lab.config()
+        })
+        .unwrap();
+        network.attach(&later).await.unwrap();
+        reaches(Some(&outside), "10.97.0.2:80", "192.0.2.2");
+        reaches(Some(&later.netns), "192.0.2.2:80", "10.97.0.3");
+        reaches(Some(&later.netns), "10.97.0.2:80", "10.97.0.3");
+    }
+);
+
 lab_test!(a_taken_host_port_names_its_owner, lab, {
     let network = lab.network();
     let (mut one, mut two) = (lab.pod("one"), lab.pod("two"));

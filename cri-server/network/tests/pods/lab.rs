@@ -121,6 +121,7 @@ impl Lab {
             cni_cache_dir: at("results"),
             bridge: "wherry0".to_owned(),
             subnet: "10.97.0.0/16".to_owned(),
+            routed: vec![],
             root: at("root"),
             state: at("state"),
         }
