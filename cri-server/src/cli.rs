@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 }
 
 /// Flags of the daemon and of all its commands; each beats its key in the configuration file.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Flags {
     /// Socket on which CRI is served [default: unix:///run/wherry/wherryd.sock]
     #[arg(long, global = true, value_name = "unix://PATH")]
@@ -58,8 +58,34 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what every key of the configuration comes to, and which file, flag or default says so
+    Config {
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        command: Option<ConfigCommand>,
+    },
     /// Stop everything and remove every process, link, rule, mount and file of this daemon
     Reset,
+}
+
+/// What else to say of the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print a file with every key, its meaning and its default
+    Defaults,
+    /// Look at a file before it is put in place
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Print docs/configuration.md
+    #[command(hide = true)]
+    Markdown,
+    /// Print the manual page wherryd.toml(5)
+    #[command(hide = true)]
+    Man,
 }
 
 /// What to do with images.

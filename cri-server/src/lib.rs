@@ -10,11 +10,12 @@ mod connections;
 mod containerd;
 mod control;
 mod inspection;
+mod reload;
 mod rpc;
 mod serve;
 mod socket;
-mod toml_section;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,7 +24,10 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use cli::{Cli, Command};
-use config::Settings;
+use reload::Reloading;
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::reload::Layer;
 
 /// What the daemon's files and folders are without at birth, whatever it was started from.
 const UMASK: u32 = 0o022;
@@ -58,16 +62,35 @@ fn say_why(error: &anyhow::Error) {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
-    let settings = config::load(&cli.flags, &programs()?)?;
+    if let Some(Command::Config { json, command }) = &cli.command {
+        // A configuration that is refused is looked at with this, so it must not be needed.
+        let text = config::print(command.as_ref(), *json, &cli.flags, &programs()?)?;
+        std::io::stdout()
+            .write_all(text.as_bytes())
+            .context("printing")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let programs = programs()?;
+    let settings = config::load(&cli.flags, &programs)?;
+    let (filter, log) = Layer::new(settings.log.clone());
     // A client's answer is its output and its exit code; the daemon's log is elsewhere.
     if !matches!(cli.command, Some(Command::Images(_))) {
-        start_log(&settings);
+        start_log(filter);
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let runtime = runtime().context("starting threads")?;
     let result = runtime.block_on(async {
         match &cli.command {
-            None => serve::serve(settings).await.map(|()| ExitCode::SUCCESS),
+            None => {
+                let reloading = Reloading {
+                    flags: cli.flags.clone(),
+                    programs,
+                    log,
+                    values: settings.values.clone(),
+                };
+                let served = serve::serve(settings, reloading).await;
+                served.map(|()| ExitCode::SUCCESS)
+            }
             Some(Command::Images(command)) => {
                 Box::pin(control::client::images(&settings, command)).await
             }
@@ -76,6 +99,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 reset.map(|()| ExitCode::SUCCESS)
             }
             Some(Command::Check { json }) => inspection::print(&settings, *json),
+            Some(Command::Config { .. }) => Ok(ExitCode::SUCCESS),
         }
     });
     // Dropping it would wait for threads that a hung file system holds for good.
@@ -92,7 +116,7 @@ fn programs() -> Result<PathBuf> {
         .into())
 }
 
-fn start_log(settings: &Settings) {
+fn start_log(filter: Layer<Targets, Registry>) {
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -100,7 +124,7 @@ fn start_log(settings: &Settings) {
         .with_ansi(false)
         .with_writer(std::io::stderr);
     tracing_subscriber::registry()
-        .with(settings.log.clone())
+        .with(filter)
         .with(layer)
         .init();
 }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
 
 use crate::config::Settings;
+use crate::reload::Reloading;
 use crate::socket::{self, Bound};
 use crate::{connections, containerd, control, rpc};
 
@@ -48,7 +49,9 @@ pub(crate) type ResetWish = oneshot::Sender<Result<(), engine::Error>>;
 /// # Errors
 ///
 /// The configuration cannot be used here, a socket is taken, or the engine cannot be opened.
-pub(crate) async fn serve(mut settings: Settings) -> Result<()> {
+pub(crate) async fn serve(mut settings: Settings, reloading: Reloading) -> Result<()> {
+    // From here on it asks for a reload, and does not end the daemon.
+    let hangups = signal(SignalKind::hangup()).context("watching for SIGHUP")?;
     settings.engine.shim_open_files = raise_open_files();
     let operator_path = settings.engine.state.join(control_api::SOCKET);
     check_user()?;
@@ -72,7 +75,14 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<()> {
     let streaming = streaming::Server::bind(settings.streaming).await;
     let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
     let preload = settings.preload.as_deref();
-    let why = Box::pin(serve_all(&engine, &streaming, sockets, preload)).await?;
+    let why = Box::pin(serve_all(
+        &engine,
+        &streaming,
+        sockets,
+        preload,
+        reloading.at_each(hangups, &engine),
+    ))
+    .await?;
     tracing::info!(?why, "stopped");
     drop(engine);
     if why == Stop::Reset {
@@ -117,6 +127,7 @@ async fn serve_all(
     streaming: &Arc<streaming::Server>,
     sockets: Sockets,
     preload: Option<&Path>,
+    reloading: impl Future<Output = Infallible>,
 ) -> Result<Stop> {
     let (stop, stopped) = watch::channel(Stop::No);
     let (drained, is_drained) = watch::channel(false);
@@ -150,6 +161,7 @@ async fn serve_all(
         result = async { tokio::try_join!(cri, operator, cadvisor) } => { result?; }
         () = overdue(stopped.clone()) => tracing::warn!("requests still under way are cut off"),
         never = preload_images(engine, preload) => match never {},
+        never = reloading => match never {},
         never = reset_when_asked(engine, wishes, is_drained, &stop) => match never {},
         never = stop_on_signal(terminated, interrupted, &stop) => match never {},
     }

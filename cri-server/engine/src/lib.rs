@@ -143,6 +143,8 @@ pub(crate) struct Inner {
     pods: Mutex<Pods>,
     shims: Mutex<HashMap<String, Arc<Shim>>>,
     rates: stats::Rates,
+    /// What any container that is made from now on may leave on disk.
+    limits: Mutex<StorageLimits>,
     /// Which pods a checkpoint is being taken of.
     checkpoints: checkpoint::Places,
     /// Permits to look at what containers want of the host, each held until the host has answered.
@@ -386,6 +388,11 @@ impl Engine {
             reply,
         })
         .await
+    }
+
+    /// Changes what any container that is made from now on may leave on disk.
+    pub fn limit_storage(&self, limits: StorageLimits) {
+        *self.inner.limits.lock().expect(LOCK) = limits;
     }
 
     /// Changes the limits of a container that has not ended; what `wanted` does not name stays.

@@ -381,7 +381,8 @@ pub(crate) async fn container(
 async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), Error> {
     let engine = &place.engine;
     let asked = Arc::clone(&container.record.spec);
-    let (pod, node) = (&place.sandbox.spec, engine.config.limits);
+    let pod = &place.sandbox.spec;
+    let node = *engine.limits.lock().expect(LOCK);
     container.record.limits = storage_limits(&asked, pod, node)?;
     // What a checkpoint takes of the disk is found by the record.
     keep_container(engine, &container.record).await?;

@@ -57,6 +57,7 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
             pod_process: config.pod_process,
             ..facts
         },
+        limits: Mutex::new(config.limits),
         config,
         paths,
         cgroups,

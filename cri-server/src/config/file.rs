@@ -1,185 +1,181 @@
-//! The configuration file: its keys, each read once by name and type.
+//! A configuration file into [`Values`]: which keys it sets, on which lines.
 //!
-//! [`Section`] knows which keys were asked for; whatever else the file holds is refused by name.
-//! Whether the values make sense is not decided here.
+//! What is not in the table of keys is refused, and so is what is of another type or kind.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 
-use crate::toml_section::{KeyError, Section};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
-/// The configuration file: every key, each absent or of the right type.
-#[derive(Debug, Default)]
-pub(super) struct File {
-    pub(super) listen: Option<String>,
-    pub(super) root: Option<String>,
-    pub(super) state: Option<String>,
-    pub(super) registry_config: Option<String>,
-    pub(super) default_runtime: Option<String>,
-    pub(super) cgroup_driver: Option<String>,
-    pub(super) cdi_spec_dirs: Option<Vec<String>>,
-    pub(super) runtimes: BTreeMap<String, String>,
-    pub(super) images: ImagesFile,
-    pub(super) signatures: SignaturesFile,
-    pub(super) network: NetworkFile,
-    pub(super) streaming: StreamingFile,
-    pub(super) containerd: Option<String>,
-    pub(super) limits: LimitsFile,
-    pub(super) log_level: Option<String>,
+use super::key::Key;
+use super::keys::KEYS;
+use super::nearest::{join, nearest};
+use super::values::{Origin, Value, Values};
+
+/// What is wrong with a file, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {cause}")]
+pub(crate) struct FileError {
+    line: usize,
+    cause: KeyError,
 }
 
-/// Its table `[images]`.
-#[derive(Debug, Default)]
-pub(super) struct ImagesFile {
-    pub(super) layer_form: Option<String>,
-    pub(super) preload: Option<String>,
-    pub(super) scrub_rate: Option<String>,
+/// What is wrong with a key.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyError {
+    #[error("{0}")]
+    Syntax(String),
+    #[error("unknown key {key}{}", proposal(.nearest.as_deref()))]
+    Unknown {
+        key: String,
+        nearest: Option<String>,
+    },
+    #[error("{key}: {wanted} is wanted, not {found}")]
+    Type {
+        key: String,
+        wanted: &'static str,
+        found: String,
+    },
+    #[error("{key}: {objection}")]
+    Value { key: String, objection: String },
 }
 
-/// Its table `[signatures]`.
-#[derive(Debug, Default)]
-pub(super) struct SignaturesFile {
-    pub(super) policy: Option<String>,
-    pub(super) verifiers: Option<String>,
-    pub(super) verifier_time: Option<String>,
+fn proposal(nearest: Option<&str>) -> String {
+    nearest
+        .map(|name| format!("; did you mean {name}?"))
+        .unwrap_or_default()
 }
 
-/// Its table `[network]`.
-#[derive(Debug, Default)]
-pub(super) struct NetworkFile {
-    pub(super) mode: Option<String>,
-    pub(super) bridge: Option<String>,
-    pub(super) subnet: Option<String>,
-    pub(super) routed: Option<Vec<String>>,
-    pub(super) cni_conf_dir: Option<String>,
-    pub(super) cni_bin_dirs: Option<Vec<String>>,
-    pub(super) cni_cache_dir: Option<String>,
+/// Sets in `values` what `text`, read from `path`, says.
+pub(super) fn read(text: &str, path: &Path, values: &mut Values) -> Result<(), FileError> {
+    let mut reader = Reader { text, path, values };
+    let table = DeTable::parse(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let cause = KeyError::Syntax(format!("this is not TOML: {}", error.message()));
+        reader.error(start, cause)
+    })?;
+    reader.table(table.get_ref(), &mut Vec::new())
 }
 
-/// Its table `[streaming]`.
-#[derive(Debug, Default)]
-pub(super) struct StreamingFile {
-    pub(super) address: Option<String>,
-    pub(super) certificate: Option<String>,
-    pub(super) key: Option<String>,
+struct Reader<'a> {
+    text: &'a str,
+    path: &'a Path,
+    values: &'a mut Values,
 }
 
-/// Its table `[limits]`.
-#[derive(Debug, Default)]
-pub(super) struct LimitsFile {
-    pub(super) writable_layer: Option<String>,
-    pub(super) log: Option<String>,
-}
+impl Reader<'_> {
+    fn table(&mut self, table: &DeTable<'_>, path: &mut Vec<String>) -> Result<(), FileError> {
+        for (name, value) in table {
+            path.push(name.get_ref().to_string());
+            self.entry(name.span().start, value, path)?;
+            path.pop();
+        }
+        Ok(())
+    }
 
-impl File {
-    pub(super) fn parse(table: toml::Table) -> Result<Self, KeyError> {
-        let mut top = Section::top(table);
-        let file = Self {
-            listen: top.string("listen")?,
-            root: top.string("root")?,
-            state: top.string("state")?,
-            registry_config: top.string("registry_config")?,
-            default_runtime: top.string("default_runtime")?,
-            cgroup_driver: top.string("cgroup_driver")?,
-            cdi_spec_dirs: top.strings("cdi_spec_dirs")?,
-            runtimes: runtimes(top.section("runtimes")?)?,
-            images: ImagesFile::parse(top.section("images")?)?,
-            signatures: SignaturesFile::parse(top.section("signatures")?)?,
-            network: NetworkFile::parse(top.section("network")?)?,
-            streaming: StreamingFile::parse(top.section("streaming")?)?,
-            containerd: containerd(top.section("containerd")?)?,
-            limits: LimitsFile::parse(top.section("limits")?)?,
-            log_level: log_level(top.section("log")?)?,
+    /// What lies at `path`: a key, or a table of keys.
+    fn entry(
+        &mut self,
+        at: usize,
+        value: &Spanned<DeValue<'_>>,
+        path: &mut Vec<String>,
+    ) -> Result<(), FileError> {
+        if let Some(key) = KEYS.iter().find(|key| key.is_at(path)) {
+            let value = self.value(key, value, path)?;
+            self.values.set(path.join("."), value, self.origin(at));
+            return Ok(());
+        }
+        let mut inside = KEYS.iter().filter(|key| key.begins_with(path));
+        let Some(key) = inside.next() else {
+            let cause = KeyError::Unknown {
+                key: path.join("."),
+                nearest: nearest(KEYS, path),
+            };
+            return Err(self.error(at, cause));
         };
-        top.finish()?;
-        Ok(file)
-    }
-}
-
-impl SignaturesFile {
-    fn parse(mut section: Section) -> Result<Self, KeyError> {
-        let signatures = Self {
-            policy: section.string("policy")?,
-            verifiers: section.string("verifiers")?,
-            verifier_time: section.string("verifier_time")?,
+        let DeValue::Table(table) = value.get_ref() else {
+            return Err(self.wrong(value, path, "a table"));
         };
-        section.finish()?;
-        Ok(signatures)
+        if key.components().nth(path.len() - 1) == Some("*") {
+            let origin = self.origin(at);
+            self.values.named.insert(path.join("."), origin);
+        }
+        self.table(table, path)
     }
-}
 
-impl ImagesFile {
-    fn parse(mut section: Section) -> Result<Self, KeyError> {
-        let images = Self {
-            layer_form: section.string("layer_form")?,
-            preload: section.string("preload")?,
-            scrub_rate: section.string("scrub_rate")?,
+    fn value(
+        &self,
+        key: &Key,
+        value: &Spanned<DeValue<'_>>,
+        path: &[String],
+    ) -> Result<Value, FileError> {
+        let wrong = || self.wrong(value, path, key.kind.wanted());
+        let read = match (value.get_ref(), key.kind) {
+            (DeValue::Array(items), kind) if kind.is_list() => {
+                let texts = items.iter().map(|item| item.get_ref().as_str());
+                let texts: Option<Vec<&str>> = texts.collect();
+                Value::Texts(
+                    texts
+                        .ok_or_else(wrong)?
+                        .into_iter()
+                        .map(Into::into)
+                        .collect(),
+                )
+            }
+            (_, kind) if kind.is_list() => return Err(wrong()),
+            (DeValue::String(text), _) => Value::Text(text.to_string()),
+            _ => return Err(wrong()),
         };
-        section.finish()?;
-        Ok(images)
-    }
-}
-
-impl NetworkFile {
-    fn parse(mut section: Section) -> Result<Self, KeyError> {
-        let network = Self {
-            mode: section.string("mode")?,
-            bridge: section.string("bridge")?,
-            subnet: section.string("subnet")?,
-            routed: section.strings("routed")?,
-            cni_conf_dir: section.string("cni_conf_dir")?,
-            cni_bin_dirs: section.strings("cni_bin_dirs")?,
-            cni_cache_dir: section.string("cni_cache_dir")?,
+        let texts = match &read {
+            Value::Text(text) => std::slice::from_ref(text),
+            Value::Texts(texts) => texts,
         };
-        section.finish()?;
-        Ok(network)
+        match texts.iter().find_map(|text| key.kind.objection(text)) {
+            None => Ok(read),
+            Some(objection) => {
+                let key = path.join(".");
+                let cause = KeyError::Value { key, objection };
+                Err(self.error(value.span().start, cause))
+            }
+        }
     }
-}
 
-impl StreamingFile {
-    fn parse(mut section: Section) -> Result<Self, KeyError> {
-        let streaming = Self {
-            address: section.string("address")?,
-            certificate: section.string("certificate")?,
-            key: section.string("key")?,
+    fn wrong(
+        &self,
+        value: &Spanned<DeValue<'_>>,
+        path: &[String],
+        wanted: &'static str,
+    ) -> FileError {
+        let name = value.get_ref().type_str();
+        let article = if name.starts_with(['a', 'i', 'o']) {
+            "an"
+        } else {
+            "a"
         };
-        section.finish()?;
-        Ok(streaming)
-    }
-}
-
-impl LimitsFile {
-    fn parse(mut section: Section) -> Result<Self, KeyError> {
-        let limits = Self {
-            writable_layer: section.string("writable_layer")?,
-            log: section.string("log")?,
+        let (own, tables) = path.split_last().expect("a value has a name");
+        let cause = KeyError::Type {
+            key: join(tables, own),
+            wanted,
+            found: format!("{article} {name}"),
         };
-        section.finish()?;
-        Ok(limits)
+        self.error(value.span().start, cause)
     }
-}
 
-/// `[runtimes.NAME] path = "..."`.
-fn runtimes(section: Section) -> Result<BTreeMap<String, String>, KeyError> {
-    let mut runtimes = BTreeMap::new();
-    for (name, mut runtime) in section.sections()? {
-        let path = runtime.string("path")?;
-        runtime.finish()?;
-        let path = path.ok_or_else(|| KeyError::missing(format!("runtimes.{name}.path")))?;
-        runtimes.insert(name, path);
+    fn origin(&self, at: usize) -> Origin {
+        Origin::File {
+            path: self.path.into(),
+            line: self.line(at),
+        }
     }
-    Ok(runtimes)
-}
 
-/// `[containerd] listen = "..."`.
-fn containerd(mut section: Section) -> Result<Option<String>, KeyError> {
-    let listen = section.string("listen")?;
-    section.finish()?;
-    Ok(listen)
-}
+    fn error(&self, at: usize, cause: KeyError) -> FileError {
+        let line = self.line(at);
+        FileError { line, cause }
+    }
 
-/// `[log] level = "..."`.
-fn log_level(mut section: Section) -> Result<Option<String>, KeyError> {
-    let level = section.string("level")?;
-    section.finish()?;
-    Ok(level)
+    /// The line, from 1, of a place in the text.
+    fn line(&self, at: usize) -> usize {
+        let before = self.text.as_bytes().get(..at).unwrap_or_default();
+        1 + before.iter().filter(|&&byte| byte == b'\n').count()
+    }
 }

@@ -15,6 +15,7 @@ mod builders;
 mod cadvisor;
 mod cdi;
 mod checkpoint;
+mod config;
 mod containerd;
 mod events;
 mod faults;

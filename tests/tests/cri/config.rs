@@ -1,0 +1,106 @@
+//! The configuration: what the operator's commands say of it, and what a reload takes over.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tests::{Daemon, process, wait};
+
+/// What the daemon logs at the end of a reload that went well.
+const READ_AGAIN: &str = "reload: the configuration was read again";
+
+fn reload(daemon: &Daemon) {
+    let pid = daemon.pid().unwrap().to_string();
+    process::ok(process::bounded("kill").args(["-HUP", &pid])).unwrap();
+}
+
+/// Waits until the log has `text`, `times` over.
+fn wait_for_log(daemon: &Daemon, text: &str, times: usize) {
+    wait::until(text, || {
+        (daemon.log().matches(text).count() >= times).then_some(())
+    })
+    .unwrap();
+}
+
+fn drop_in(daemon: &Daemon, text: &str) -> PathBuf {
+    let folder = daemon.scratch().join("config.d");
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("50-test.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_reload_takes_over_what_can_change_and_names_the_rest() {
+    let daemon = Daemon::setup().start().unwrap();
+    let path = drop_in(
+        &daemon,
+        "default_runtime = \"wrun\"\n[log]\nlevel = \"debug\"\n[network]\ncni_conf_dir = \"/x\"\n",
+    );
+    reload(&daemon);
+    wait_for_log(&daemon, READ_AGAIN, 1);
+    let log = daemon.log();
+    assert!(log.contains("keys=[\"log.level\"]"), "{log}");
+    assert!(
+        log.contains("these keys wait for the next start keys=[\"network.cni_conf_dir\"]"),
+        "{log}"
+    );
+
+    fs::write(&path, "[log]\nlevle = \"off\"\n").unwrap();
+    reload(&daemon);
+    wait_for_log(
+        &daemon,
+        "the configuration is refused; all stays as it was",
+        1,
+    );
+    let log = daemon.log();
+    assert!(
+        log.contains("line 2: unknown key log.levle; did you mean log.level?"),
+        "{log}"
+    );
+    let _served = daemon.client().unwrap();
+
+    // Nothing of the refused one was taken over: the level goes back from debug, not from off.
+    fs::remove_file(&path).unwrap();
+    reload(&daemon);
+    wait_for_log(&daemon, READ_AGAIN, 2);
+    daemon.finish().unwrap();
+}
+
+#[test]
+fn the_commands_say_what_holds_and_why() {
+    let daemon = Daemon::setup().start().unwrap();
+    let path = drop_in(&daemon, "# more\n[limits]\nlog = \"1Mi\"\n");
+    let shown = daemon.command(&["config"]).unwrap();
+    let line = shown
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("limits.log "));
+    let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+    assert_eq!(words[1..], ["\"1Mi\"", &format!("{}:3", path.display())]);
+
+    let shown = daemon.command(&["config", "--json"]).unwrap();
+    let keys: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+    let root = keys
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|key| key["key"] == "root");
+    assert_eq!(root.unwrap()["origin"]["flag"], "--root");
+    assert_eq!(root.unwrap()["default"], "/var/lib/wherry");
+
+    let file = daemon.scratch().join("other");
+    let file = file.to_str().unwrap();
+    fs::write(file, "[images]\nlayer_form = \"erofs\"\n").unwrap();
+    let good = daemon.command(&["config", "check", file]).unwrap();
+    assert_eq!(good.stdout, format!("{file}: in order, 1 keys\n"));
+    fs::write(file, "[images]\n\nlayer_form = \"tar\"\n").unwrap();
+    let bad = daemon.command(&["config", "check", file]).unwrap();
+    assert_eq!(bad.code, 1);
+    assert!(
+        bad.stderr
+            .contains("line 3: images.layer_form: \"tar\" is none of"),
+        "{}",
+        bad.stderr
+    );
+    daemon.finish().unwrap();
+}
