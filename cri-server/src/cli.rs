@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+/// How the daemon calls itself to unpack a layer.
+pub(crate) const UNPACK_WORKER: &str = "unpack-worker";
+
 /// A node engine: pods and containers for Kubernetes' Container Runtime Interface.
 ///
 /// Without a command it serves.
@@ -66,6 +69,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<ConfigCommand>,
     },
+    /// Unpack one layer, as the daemon says on standard input; for the daemon only
+    #[command(hide = true, name = UNPACK_WORKER)]
+    UnpackWorker,
     /// Stop everything and remove every process, link, rule, mount and file of this daemon
     Reset,
 }

@@ -30,7 +30,7 @@ use image::{Scrub, Signatures};
 use pod::plan::StorageLimits;
 use tracing_subscriber::filter::Targets;
 
-use crate::cli::Flags;
+use crate::cli::{Flags, UNPACK_WORKER};
 use file::FileError;
 pub(crate) use key::Applies;
 pub(crate) use show::print;
@@ -234,6 +234,7 @@ fn settle(values: Values, flags: &Flags, programs: &Path) -> Result<Settings, Er
                 boot_id: boot_id.clone(),
                 scrub: scrub(&values),
                 signatures: signatures(&values),
+                worker: Some(image::Worker::this_program(&[UNPACK_WORKER])),
             },
             network: network::settle(&values, &root, &state)?,
             boot_id,

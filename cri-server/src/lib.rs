@@ -44,6 +44,10 @@ pub use rpc::judge;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // It has neither configuration nor threads.
+    if matches!(cli.command, Some(Command::UnpackWorker)) {
+        return image::unpack_worker();
+    }
     match run(&cli) {
         Ok(code) => code,
         Err(error) => {
@@ -98,6 +102,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 let reset = control::reset::reset(settings).await;
                 reset.map(|()| ExitCode::SUCCESS)
             }
+            Some(Command::UnpackWorker) => unreachable!("that command has a way of its own"),
             Some(Command::Check { json }) => inspection::print(&settings, *json),
             Some(Command::Config { .. }) => Ok(ExitCode::SUCCESS),
         }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::archive::Archive;
 use crate::digest::Digest;
 use crate::flight::Cancelled;
-use crate::layer::{Form, Promise, build};
+use crate::layer::{Form, Promise};
 use crate::manifest::{Descriptor, Document, Manifest, parse_config};
 use crate::pull::{choose, show};
 use crate::reference::Reference;
@@ -97,20 +97,14 @@ fn unpack(store: &Arc<Store>, archive: &Archive, image: &Found) -> Result<Vec<Ar
             continue;
         }
         let mut staging = store.layers.stage(store.layers.form())?;
-        let mut built = build(
-            archive.required(name)?,
-            promise,
-            staging.target()?,
-            staging.notes()?,
-        );
+        let mut built = store
+            .workers
+            .build(archive.required(name)?, promise, &staging);
         if built.is_err() && staging.is_unfit() {
             staging = store.layers.stage(Form::Dir)?;
-            built = build(
-                archive.required(name)?,
-                promise,
-                staging.target()?,
-                staging.notes()?,
-            );
+            built = store
+                .workers
+                .build(archive.required(name)?, promise, &staging);
         }
         leases.push(Arc::new(staging.publish(&promise.diff_id, built?)?));
     }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! pull(name) -> reference -> registry: resolve, manifest, configuration
-//!                                   `-> layers, each once: socket -> layer::build -> staging
+//!                                   `-> layers, each once: socket -> worker: layer::build -> staging
 //! import(file) -> archive ---------------------------------^           | one rename
 //!                                                                      v
 //! resolve, list <- catalogue (a picture in memory) <- images/*.json    layers/sha256/<diff id>
@@ -24,7 +24,7 @@
 //! | `layers/<algorithm>/<hex>/recipe` | pull, import | how its tar was made up of that | all |
 //! | `layers/<algorithm>/<hex>/damaged` | check, scrub | why the layer must not be used any more | until another takes its place |
 //! | `layers/<algorithm>/<hex>/provisional` | pull, import | the boot in which it was made; gone once all of it is on disk | all |
-//! | `staging/<number>` | pull, import | a layer being unpacked, in the form of the above | nothing: emptied at open |
+//! | `staging/<number>` | pull, import | a layer being unpacked, in the form of the above; beside `fs` lies `replaced`, what later entries took the place of | nothing: emptied at open |
 //! | `signatures/<algorithm>-<hex>.json` | pull, use | what speaks for the image with that manifest or list, where somebody asks for it | all |
 //! | `uppers/<container>/{upper,work}` | mount | what the container writes, and overlayfs' own folder | a restart of the daemon |
 //! | `uppers/<container>/record.json` | mount | its layers, lowest first, and where it is mounted | as above |
@@ -74,6 +74,7 @@ mod scrub;
 mod signature;
 mod store;
 mod usage;
+mod worker;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -103,6 +104,8 @@ use store::catalog::Catalog;
 use store::layers::{Layers, Lease};
 use store::trash::Trash;
 use usage::Measured;
+use worker::Workers;
+pub use worker::{Worker, unpack_worker};
 
 /// Where the store lies and how registries are reached.
 #[derive(Clone, Debug)]
@@ -122,10 +125,13 @@ pub struct Config {
     pub scrub: Option<Scrub>,
     /// Who decides whether an image may be used.
     pub signatures: Signatures,
+    /// The program that unpacks layers; without one, threads of this process do, unconfined.
+    pub worker: Option<Worker>,
 }
 
 impl Config {
-    /// A store with nothing in the background, whose images anybody may use.
+    /// A store with nothing in the background, whose images anybody may use, and which unpacks by
+    /// itself.
     #[must_use]
     pub fn new(root: PathBuf, registry_config: PathBuf, boot_id: String) -> Self {
         Self {
@@ -135,6 +141,7 @@ impl Config {
             boot_id,
             scrub: None,
             signatures: Signatures::default(),
+            worker: None,
         }
     }
 }
@@ -176,6 +183,8 @@ pub struct Store {
     progress: Progress,
     /// Bounds how many layers are unpacked at the same time.
     slots: Semaphore,
+    /// Who unpacks them.
+    workers: Arc<Workers>,
     /// Ends the look at layers in the background.
     _scrubbing: scrub::Alive,
 }
@@ -288,6 +297,7 @@ impl Store {
             layer_flights: Flights::default(),
             progress: Progress::default(),
             slots: Semaphore::new(pull::layers_at_once()),
+            workers: Workers::new(config.worker.clone()),
             _scrubbing: alive,
         });
         if let Some(scrub) = config.scrub {

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::digest::Digest;
 use crate::flight::{Cancelled, blocking};
-use crate::layer::{Form, Promise, build};
+use crate::layer::{Form, Promise};
 use crate::manifest::{Descriptor, Document, Manifest, parse_config};
 use crate::progress::{self, Counter};
 use crate::reference::Reference;
@@ -434,14 +434,14 @@ async fn fetch_as(
     form: Form,
 ) -> Result<Fetched, Error> {
     let (sink, stream) = stream::pipe(Arc::clone(&wanted.counter));
-    let layers = Arc::clone(&store.layers);
+    let (layers, workers) = (Arc::clone(&store.layers), Arc::clone(&store.workers));
     let promise = Promise {
         sent: Some((wanted.layer.digest.clone(), wanted.layer.size)),
         diff_id: wanted.diff_id.clone(),
     };
     let unpack = blocking(move || {
         let staging = layers.stage(form)?;
-        match build(stream, &promise, staging.target()?, staging.notes()?) {
+        match workers.build(stream, &promise, &staging) {
             Ok(contents) => staging
                 .publish(&promise.diff_id, contents)
                 .map(Fetched::Layer),

@@ -15,6 +15,7 @@ pub mod bpf;
 pub mod fd;
 pub mod heap;
 pub mod keyring;
+pub mod landlock;
 pub mod link;
 pub mod mount;
 pub mod process;

@@ -34,6 +34,7 @@ mod restart;
 mod signatures;
 mod stats;
 mod strangers;
+mod unpacking;
 mod update;
 mod user_namespaces;
 mod verbs;

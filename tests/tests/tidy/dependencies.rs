@@ -20,7 +20,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("shim", &["shim-api", "sys"]),
     ("pod", &[]),
     ("trust", &[]),
-    ("image", &["sys", "trust"]),
+    ("image", &["sys", "cgroup", "seccomp", "trust"]),
     ("network", &["sys", "netlink"]),
     ("streaming", &[]),
     ("check", &[]),

@@ -20,7 +20,6 @@ pub(crate) mod unpack;
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -46,12 +45,20 @@ const MAX_RATIO: u64 = 1100;
 const MAX_RATIO_FROM: u64 = 1 << 30;
 
 /// What a layer was promised to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Promise {
     /// Digest and length as sent; archives of Docker do not tell.
     pub(crate) sent: Option<(Digest, u64)>,
     /// Digest of the tar.
     pub(crate) diff_id: Digest,
+}
+
+impl Promise {
+    /// What the layer is called in messages about what was sent.
+    pub(crate) fn name(&self) -> &Digest {
+        let sent = self.sent.as_ref();
+        sent.map_or(&self.diff_id, |(digest, _)| digest)
+    }
 }
 
 /// What a layer becomes on disk.
@@ -80,7 +87,7 @@ pub(crate) enum Target {
         /// The folder; empty.
         folder: OwnedFd,
         /// Where to move what gets in the way: another one on the same file system.
-        trash: PathBuf,
+        trash: OwnedFd,
         /// Where it is written what the layer holds.
         table: File,
     },
@@ -93,9 +100,19 @@ pub(crate) enum Target {
     },
 }
 
-/// Unpacks a layer, and answers with what it holds if it is what was promised.
+/// Unpacks a layer in this process, and answers with what it holds if it is what was promised.
 pub(crate) fn build(
     source: impl Read,
+    promise: &Promise,
+    target: Target,
+    notes: Notes,
+) -> Result<Contents, Error> {
+    build_metered(Meter::new(source, promise), promise, target, notes)
+}
+
+/// The same of a source that has its meter.
+pub(crate) fn build_metered(
+    meter: Meter<impl Read>,
     promise: &Promise,
     target: Target,
     notes: Notes,
@@ -105,7 +122,7 @@ pub(crate) fn build(
     let (inflated, unpacked) = std::thread::scope(|scope| {
         let unpacking =
             scope.spawn(|| unpack_stream(receiver, empty, promise, (target, notes), &hopeless));
-        let inflated = inflate(Meter::new(source, promise), promise, &pipe, &hopeless);
+        let inflated = inflate(meter, promise, &pipe, &hopeless);
         drop(pipe);
         (
             inflated,
@@ -113,35 +130,58 @@ pub(crate) fn build(
         )
     });
     // What went wrong first decides: a lying source makes the tar look damaged.
-    let name = promise
-        .sent
-        .as_ref()
-        .map_or(&promise.diff_id, |(digest, _)| digest);
-    inflated.map_err(|error| error.within(format!("layer {name}")))?;
+    inflated.map_err(|error| error.within(format!("layer {}", promise.name())))?;
     unpacked.map_err(|error| error.within(format!("layer {}", promise.diff_id)))
 }
 
 /// Counts and hashes what comes from the source; too much is an error at once.
-struct Meter<R> {
+pub(crate) struct Meter<R> {
     source: R,
-    hasher: Hasher,
     count: u64,
-    most: u64,
+    /// What it should come to.
+    promised: Option<(Digest, u64)>,
+    hasher: Option<Hasher>,
 }
 
 impl<R: Read> Meter<R> {
-    fn new(source: R, promise: &Promise) -> Self {
-        let digest = promise
-            .sent
-            .as_ref()
-            .map_or(&promise.diff_id, |(digest, _)| digest);
-        let most = promise.sent.as_ref().map_or(u64::MAX, |(_, size)| *size);
+    /// Compares the source with what was promised.
+    pub(crate) fn new(source: R, promise: &Promise) -> Self {
         Self {
             source,
-            hasher: digest.hasher(),
             count: 0,
-            most,
+            promised: promise.sent.clone(),
+            hasher: promise.sent.as_ref().map(|(digest, _)| digest.hasher()),
         }
+    }
+
+    /// Of a source that somebody else compares.
+    pub(crate) fn trusting(source: R) -> Self {
+        Self {
+            source,
+            count: 0,
+            promised: None,
+            hasher: None,
+        }
+    }
+
+    /// Whether all that was read is what was promised.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        let (Some((digest, size)), Some(hasher)) = (self.promised, self.hasher) else {
+            return Ok(());
+        };
+        if self.count != size {
+            return Err(Error::Corrupt(format!(
+                "{} bytes were sent instead of the promised {size}",
+                self.count
+            )));
+        }
+        let found = hasher.finish();
+        if found != digest {
+            return Err(Error::Corrupt(format!(
+                "what was sent has the digest {found}"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -149,11 +189,15 @@ impl<R: Read> Read for Meter<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.source.read(buffer)?;
         self.count += count as u64;
-        if self.count > self.most {
-            let text = format!("more than the promised {} bytes were sent", self.most);
+        if let Some((_, most)) = &self.promised
+            && self.count > *most
+        {
+            let text = format!("more than the promised {most} bytes were sent");
             return Err(io::Error::other(Error::Corrupt(text)));
         }
-        self.hasher.update(&buffer[..count]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..count]);
+        }
         Ok(count)
     }
 }
@@ -208,7 +252,7 @@ fn inflate(
     }
     // Is the content bad, or was it spoilt on its way? The digest of all that was sent tells.
     io::copy(&mut meter, &mut io::sink()).map_err(source_error)?;
-    check_sent(meter, promise)?;
+    meter.check()?;
     if matches!(pumped?, Pumped::All) {
         // If nobody takes it, unpacking has failed and says so itself.
         drop(pipe.full.send(Piece::End));
@@ -264,30 +308,11 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// An error of ours comes back as it went in; any other is the decoder's.
-fn source_error(cause: io::Error) -> Error {
+pub(crate) fn source_error(cause: io::Error) -> Error {
     match cause.downcast::<Error>() {
         Ok(error) => error,
         Err(cause) => Error::Corrupt(format!("cannot be decompressed: {cause}")),
     }
-}
-
-fn check_sent(meter: Meter<impl Read>, promise: &Promise) -> Result<(), Error> {
-    let Some((digest, size)) = &promise.sent else {
-        return Ok(());
-    };
-    if meter.count != *size {
-        return Err(Error::Corrupt(format!(
-            "{} bytes were sent instead of the promised {size}",
-            meter.count
-        )));
-    }
-    let found = meter.hasher.finish();
-    if found != *digest {
-        return Err(Error::Corrupt(format!(
-            "what was sent has the digest {found}"
-        )));
-    }
-    Ok(())
 }
 
 /// The tar, as it comes from the other thread. It is hashed piece by piece, as it arrives.

@@ -20,7 +20,7 @@ fn unpack_into(tar: &[u8], folder: &Path) -> Result<Contents, Error> {
     let target = Target::Dir {
         folder: openat(CWD, &tree, flags, Mode::empty()).unwrap(),
         table: tempfile::tempfile().unwrap(),
-        trash,
+        trash: openat(CWD, &trash, flags, Mode::empty()).unwrap(),
     };
     let promise = Promise {
         sent: Some((Digest::of(tar), tar.len() as u64)),
@@ -313,7 +313,7 @@ fn a_tar_that_is_not_the_promised_one_is_refused() {
         let target = Target::Dir {
             folder,
             table: tempfile::tempfile().unwrap(),
-            trash: temp.path().to_path_buf(),
+            trash: openat(CWD, temp.path(), flags, Mode::empty()).unwrap(),
         };
         let error = build(&tar[..], &promise, target, Notes::default())
             .unwrap_err()

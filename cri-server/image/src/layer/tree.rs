@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
@@ -48,7 +47,7 @@ fn call<T>(what: &'static str, result: rustix::io::Result<T>) -> Result<T> {
 pub(crate) struct Tree {
     root: OwnedFd,
     /// Where what gets replaced is moved to; on the same file system.
-    trash: PathBuf,
+    trash: OwnedFd,
     /// The folder used last: most entries follow their neighbours.
     last: Option<(Vec<u8>, OwnedFd)>,
     /// Folders that no entry described yet.
@@ -68,7 +67,7 @@ pub(crate) struct Attributes {
 
 impl Tree {
     /// Takes over an empty folder.
-    pub(crate) fn new(root: OwnedFd, trash: PathBuf) -> Self {
+    pub(crate) fn new(root: OwnedFd, trash: OwnedFd) -> Self {
         Self {
             root,
             trash,
@@ -213,10 +212,11 @@ impl Tree {
             }
         }
         let moved = loop {
-            let unique = format!("replaced-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-            let unique = self.trash.join(unique);
-            let parent = self.folder(&spot.parent)?;
-            match renameat(parent, &spot.name[..], rustix::fs::CWD, &unique) {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let unique = format!("replaced-{}-{number}", std::process::id());
+            self.folder(&spot.parent)?;
+            let (_, parent) = self.last.as_ref().expect("opened just above");
+            match renameat(parent, &spot.name[..], &self.trash, &unique) {
                 // Left over from an earlier run, and not deleted yet.
                 Err(Errno::EXIST | Errno::NOTEMPTY) => {}
                 result => break result,

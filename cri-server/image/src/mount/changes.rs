@@ -285,7 +285,12 @@ fn xattrs(file: &OwnedFd) -> io::Result<Vec<(String, Vec<u8>)>> {
 }
 
 /// Unpacks a layer into a writable folder that is not mounted yet.
-pub(super) fn apply(layer: &Path, upper: &Path, scratch: &Path, trash: &Path) -> Result<(), Error> {
+pub(super) fn apply(
+    layer: &Path,
+    upper: &Path,
+    scratch: &Path,
+    trash: OwnedFd,
+) -> Result<(), Error> {
     let file = match File::open(layer) {
         // A container that had changed nothing.
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -297,7 +302,7 @@ pub(super) fn apply(layer: &Path, upper: &Path, scratch: &Path, trash: &Path) ->
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let table = openat(CWD, scratch, flags, Mode::RUSR | Mode::WUSR)
         .during(|| format!("making a file in {}", scratch.display()))?;
-    let tree = Tree::new(root, trash.to_owned());
+    let tree = Tree::new(root, trash);
     let builder = DirBuilder::new(tree, Writer::new(table.into()));
     let unpacked = unpack(BufReader::new(file), builder, Notes::default());
     unpacked
@@ -369,7 +374,9 @@ mod tests {
 
         let deleted = save(&at("upper"), File::create(at("tar")).unwrap()).unwrap();
         assert_eq!(deleted, ["gone"]);
-        apply(&at("tar"), &at("again"), folder.path(), &at("trash")).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let trash = openat(CWD, at("trash"), flags, Mode::empty()).unwrap();
+        apply(&at("tar"), &at("again"), folder.path(), trash).unwrap();
         let looks = |name: &str| std::fs::symlink_metadata(at(name)).unwrap();
         assert_eq!(std::fs::read(at("again/a/same")).unwrap(), b"text");
         assert_eq!(looks("again/a/file").mode() & 0o7777, 0o640);

@@ -175,7 +175,8 @@ impl Uppers {
         let looks = looks::wanted(&self.layers, &record.layers)?;
         looks::imprint(&stack.upper, &looks, ids)?;
         if let Some(changes) = changes {
-            changes::apply(&changes.layer, &stack.upper, &folder, self.trash.folder())?;
+            let trash = self.trash.descriptor()?;
+            changes::apply(&changes.layer, &stack.upper, &folder, trash)?;
         }
         let file = folder.join("record.json");
         let text = serde_json::to_vec(record).expect("plain data can always be written as JSON");

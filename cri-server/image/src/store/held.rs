@@ -74,8 +74,14 @@ impl Used {
         self.inodes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Takes over what another process has counted.
+    pub(crate) fn set(&self, usage: Usage) {
+        self.bytes.store(usage.bytes, Ordering::Relaxed);
+        self.inodes.store(usage.inodes, Ordering::Relaxed);
+    }
+
     /// How much it is now.
-    pub(super) fn now(&self) -> Usage {
+    pub(crate) fn now(&self) -> Usage {
         Usage {
             bytes: self.bytes.load(Ordering::Relaxed),
             inodes: self.inodes.load(Ordering::Relaxed),

@@ -59,7 +59,9 @@ pub(crate) struct Facts {
 }
 
 /// The tree.
-pub(super) const TREE: &str = "fs";
+pub(crate) const TREE: &str = "fs";
+/// Beside the tree while it is unpacked: what later entries have taken the place of.
+pub(crate) const REPLACED: &str = "replaced";
 /// In its place: an image of it.
 pub(super) const IMAGE: &str = "image.erofs";
 /// Beside the tree: what it holds.
@@ -432,6 +434,8 @@ impl Layers {
         std::fs::create_dir_all(&tree).during(|| format!("making {}", tree.display()))?;
         std::fs::set_permissions(&tree, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .during(|| format!("making {}", tree.display()))?;
+        let replaced = staging.path.join(REPLACED);
+        std::fs::create_dir_all(&replaced).during(|| format!("making {}", replaced.display()))?;
         Ok(staging)
     }
 
@@ -624,16 +628,19 @@ impl Staging {
             });
         }
         let tree = self.path.join(TREE);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder: OwnedFd = openat(CWD, &tree, flags, Mode::empty())
-            .during(|| format!("opening {}", tree.display()))?;
+        let folder = open_folder(&tree)?;
         let table = self.path.join(TABLE);
         let table = File::create(&table).during(|| format!("making {}", table.display()))?;
         Ok(Target::Dir {
             table,
             folder,
-            trash: self.layers.trash.folder().to_path_buf(),
+            trash: open_folder(&self.path.join(REPLACED))?,
         })
+    }
+
+    /// The folder that all of it lies in.
+    pub(crate) fn folder(&self) -> Result<OwnedFd, Error> {
+        open_folder(&self.path)
     }
 
     /// What is written down while it is unpacked.
@@ -653,6 +660,7 @@ impl Staging {
 
     /// Makes the layer visible, and holds it.
     pub(crate) fn publish(self, diff_id: &Digest, contents: Contents) -> Result<Lease, Error> {
+        self.drop_replaced()?;
         let facts = Facts {
             version: VERSION,
             diff_id: diff_id.clone(),
@@ -679,6 +687,21 @@ impl Staging {
     }
 }
 
+impl Staging {
+    /// What was replaced is no part of the layer.
+    fn drop_replaced(&self) -> Result<(), Error> {
+        let replaced = self.path.join(REPLACED);
+        let removed = match std::fs::remove_dir(&replaced) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(cause) if cause.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                self.layers.trash.take(&replaced)
+            }
+            removed => removed,
+        };
+        removed.during(|| format!("removing {}", replaced.display()))
+    }
+}
+
 impl Drop for Staging {
     fn drop(&mut self) {
         // Once published nothing is here any more, which is fine.
@@ -688,6 +711,11 @@ impl Drop for Staging {
         }
         self.layers.trash.wake();
     }
+}
+
+fn open_folder(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).during(|| format!("opening {}", path.display()))
 }
 
 /// What is in a folder.

@@ -59,10 +59,11 @@ impl Trash {
         trash.wake();
         Ok(trash)
     }
-
-    /// Where what is in the way can be moved to, under names that begin with `replaced-`.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+    /// Opens it, for whoever moves things here by descriptor.
+    pub(crate) fn descriptor(&self) -> Result<OwnedFd, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(CWD, &self.folder, flags, Mode::empty())
+            .during(|| format!("opening {}", self.folder.display()))
     }
 
     /// Moves something here; already gone is no error. What it uses is measured by the thread.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::images::{Pack, Shelf, TestImage};
 use super::server::Server;
 use super::tars::Tar;
-use super::{limits, nothing_left, store_at, temp, unused};
-use crate::{Checked, Config, Outcome, Scrub, Store, Subject};
+use super::{config, limits, nothing_left, open_store, store_at, temp, unused};
+use crate::{Checked, Outcome, Scrub, Store, Subject};
 
 fn image() -> TestImage {
     let one = Tar::new()
@@ -25,8 +25,8 @@ fn image() -> TestImage {
 }
 
 fn open_in(root: &Path, boot: &str) -> Arc<Store> {
-    let config = Config::new(root.join("store"), root.join("certs.d"), boot.to_owned());
-    Store::open_with(&config, limits()).unwrap()
+    let config = config(root, boot);
+    open_store(&config, &limits()).unwrap()
 }
 
 /// Pulls, and answers with the folders of the layers, each of them not known to be on disk.
@@ -227,12 +227,12 @@ async fn damage_is_found_and_mended_in_the_background() {
     let shelf = Shelf::default().image("a", "1", &image());
     let server = Server::start(move |request| shelf.serve(request));
     let root = temp.path();
-    let mut config = Config::new(root.join("store"), root.join("certs.d"), "this".into());
+    let mut config = config(root, "this");
     config.scrub = Some(Scrub {
         rate: 1 << 30,
         every: Duration::from_millis(20),
     });
-    let store = Store::open_with(&config, limits()).unwrap();
+    let store = open_store(&config, &limits()).unwrap();
     store
         .pull(&format!("{}/a:1", server.name()), None)
         .await

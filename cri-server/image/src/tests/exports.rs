@@ -5,9 +5,9 @@ use std::path::Path;
 use super::images::{Pack, Shelf, TestImage};
 use super::server::Server;
 use super::tars::{Head, Tar};
-use super::{limits, nothing_left, store_at, temp};
+use super::{config, limits, nothing_left, open_store, store_at, temp};
 use crate::digest::Digest;
-use crate::{Config, Error, LayerForm, Store};
+use crate::{Error, LayerForm, Store};
 
 /// Layers with all that makes a tar special; none of it is seen in the unpacked tree.
 fn image() -> TestImage {
@@ -53,9 +53,9 @@ async fn check(form: LayerForm) {
     let shelf = Shelf::default().image("a", "1", &image);
     let server = Server::start(move |request| shelf.serve(request));
     let root = temp.path();
-    let mut config = Config::new(root.join("store"), root.join("certs.d"), "this".into());
+    let mut config = config(root, "this");
     config.layer_form = form;
-    let store = match Store::open_with(&config, limits()) {
+    let store = match open_store(&config, &limits()) {
         Err(error) if form == LayerForm::Erofs => {
             println!("skipped: needs EROFS mounted from a file: {error}");
             return;

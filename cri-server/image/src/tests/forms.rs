@@ -11,13 +11,13 @@ use super::damage::durable;
 use super::images::{Pack, Shelf, TestImage};
 use super::server::Server;
 use super::tars::{Head, Tar};
-use super::{limits, nothing_left, temp, unused};
-use crate::{Checked, Config, Error, IdMap, LayerForm, Store};
+use super::{config, limits, nothing_left, open_store, temp, unused};
+use crate::{Checked, Error, IdMap, LayerForm, Store};
 
 fn try_open(root: &Path, form: LayerForm, boot: &str) -> Result<Arc<Store>, Error> {
-    let mut config = Config::new(root.join("store"), root.join("certs.d"), boot.to_owned());
+    let mut config = config(root, boot);
     config.layer_form = form;
-    Store::open_with(&config, limits())
+    open_store(&config, &limits())
 }
 
 /// A store that has layers as images; nothing where the kernel cannot.

@@ -18,22 +18,46 @@ pub(crate) mod server;
 mod signatures;
 pub(crate) mod tars;
 mod tls;
+mod workers;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::registry::Limits;
-use crate::{Config, Store, Usage};
+use crate::{Config, Error, Store, Usage};
 
 /// A store of its own below `root`, whose waits are short.
 fn store_at(root: &Path) -> Arc<Store> {
-    store_with(root, limits())
+    store_with(root, &limits())
 }
 
-fn store_with(root: &Path, limits: Limits) -> Arc<Store> {
-    let config = Config::new(root.join("store"), root.join("certs.d"), "this".into());
-    Store::open_with(&config, limits).unwrap()
+fn store_with(root: &Path, limits: &Limits) -> Arc<Store> {
+    let config = config(root, "this");
+    open_store(&config, limits).unwrap()
+}
+
+/// A store below `root` in the boot of that name, which unpacks as the daemon does: by processes.
+fn config(root: &Path, boot: &str) -> Config {
+    let mut config = Config::new(root.join("store"), root.join("certs.d"), boot.to_owned());
+    config.worker = Some(workers::worker());
+    config
+}
+
+/// Opens a store that was just closed, too. A program that another test starts holds a copy of the
+/// lock, as of all descriptors, for the moment until it is executed.
+fn open_store(config: &Config, limits: &Limits) -> Result<Arc<Store>, Error> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Store::open_with(config, limits.clone()) {
+            Err(error)
+                if error.to_string().contains("another daemon") && Instant::now() < deadline =>
+            {
+                std::thread::yield_now();
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Waits that are short, but for the one in which a server has to answer.

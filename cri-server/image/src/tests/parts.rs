@@ -62,7 +62,7 @@ async fn pull(
         };
         change(request, slow)
     });
-    let store = store_with(temp.path(), wide());
+    let store = store_with(temp.path(), &wide());
     let pulled = store.pull(&format!("{}/a:1", server.name()), None).await;
     if pulled.is_err() {
         nothing_left(temp.path()).await;

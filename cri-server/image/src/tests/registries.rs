@@ -302,7 +302,7 @@ async fn a_manifest_that_drips_is_left() {
             whole: Duration::from_secs(1),
             ..limits()
         };
-        let store = store_with(temp.path(), limits);
+        let store = store_with(temp.path(), &limits);
         let pulled = store.pull(&format!("{}/a:1", server.name()), None).await;
         assert!(
             matches!(&pulled, Err(Error::Unavailable(text)) if text.contains(named)),

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::images::{Pack, Shelf, TestImage, descriptor, index_of};
 use super::server::Server;
 use super::tars::Tar;
-use super::{limits, temp};
+use super::{config, limits, open_store, temp};
 use crate::digest::Digest;
 use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
 use crate::{Config, Error, Signatures, Store};
@@ -133,9 +133,9 @@ fn store(root: &Path, key: &KeyPair, policy: &str) -> Arc<Store> {
 }
 
 fn open(root: &Path, signatures: Signatures) -> Arc<Store> {
-    let mut config = Config::new(root.join("store"), root.join("certs.d"), "this".into());
+    let mut config = config(root, "this");
     config.signatures = signatures;
-    Store::open_with(&config, limits()).unwrap()
+    open_store(&config, &limits()).unwrap()
 }
 
 #[track_caller]

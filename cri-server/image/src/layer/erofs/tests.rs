@@ -43,7 +43,7 @@ fn both(tar: &[u8]) -> Both {
     let target = Target::Dir {
         folder: openat(CWD, &fs, flags, Mode::empty()).unwrap(),
         table: tempfile::tempfile().unwrap(),
-        trash,
+        trash: openat(CWD, &trash, flags, Mode::empty()).unwrap(),
     };
     let dir = build(tar, &promise(tar), target, Notes::default());
     // What was replaced has more names as long as it lies there.
