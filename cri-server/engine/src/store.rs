@@ -2,7 +2,8 @@
 //!
 //! No fsync: a power cut may lose the newest records, and with them nothing that still lives; what
 //! they had reserved is found by its folder, its cgroup or its network attachment and freed. A
-//! record that cannot be read counts as lost, not as an error.
+//! record that cannot be read counts as lost, not as an error; one of a later version is an error,
+//! for what it stands for lives.
 
 use std::fs;
 use std::io;
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::view::{Budget, Exit};
 
-/// Version of the records; a reader of a later version still reads this one.
+/// Version of the records; a reader of a later version still reads this one. What may be passed over
+/// (a field that is missing in older records) leaves it as it is; what may not, raises it.
 const VERSION: u32 = 1;
 
 /// A sandbox on disk.
@@ -296,15 +298,52 @@ pub(crate) fn remove_sandbox(paths: &Paths, sandbox: &str) -> io::Result<()> {
 }
 
 /// Reads all records. Temporary files of a killed writer are passed over.
+///
+/// # Errors
+///
+/// A folder cannot be read, or a record is of a later version: nothing has been changed then.
 pub(crate) fn load(paths: &Paths) -> io::Result<Inventory> {
+    let ids = names(&paths.records())?;
+    for id in &ids {
+        refuse_later(paths, id)?;
+    }
     let mut inventory = Inventory::default();
-    for id in names(&paths.records())? {
+    for id in ids {
         match load_one(paths, &id) {
             Ok(found) => inventory.found.push(found),
             Err(error) => inventory.damaged.push((id, error.to_string())),
         }
     }
     Ok(inventory)
+}
+
+/// What every version of a record has.
+#[derive(Deserialize)]
+struct Stamp {
+    version: u32,
+}
+
+/// Refuses what an earlier program cannot know the meaning of, before anything is taken for lost.
+fn refuse_later(paths: &Paths, id: &str) -> io::Result<()> {
+    let folder = paths.sandbox_records(id);
+    for name in names(&folder)?
+        .iter()
+        .filter(|name| name.ends_with(".json"))
+    {
+        let path = folder.join(name);
+        // One that cannot be read is dealt with where it is read.
+        let Ok(Stamp { version }) = read(&path) else {
+            continue;
+        };
+        if version > VERSION {
+            return Err(io::Error::other(format!(
+                "{path:?} is of version {version}, and this wherryd knows {VERSION} and earlier \
+                 ones: a later wherryd wrote it, and only such a one can go on with its pods, or \
+                 remove them (wherryd reset)"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn load_one(paths: &Paths, id: &str) -> io::Result<Found> {
@@ -411,6 +450,42 @@ mod tests {
         let inventory = load(&paths).unwrap();
         assert!(inventory.found.is_empty());
         assert_eq!(inventory.damaged[0].0, "s1");
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(&folder);
+        let record = SandboxRecord::reserved("s1".into(), spec("web"), "/bin/wrun".into(), 7);
+        put_sandbox(&paths, &record).unwrap();
+        let torn = SandboxRecord::reserved("s2".into(), spec("db"), "/bin/wrun".into(), 7);
+        put_sandbox(&paths, &torn).unwrap();
+        fs::write(paths.sandbox_record("s2"), b"").unwrap();
+        let container = paths.container_record("s1", "c1");
+        let later = br#"{"version": 2, "shape": "unknown"}"#;
+        fs::write(&container, later).unwrap();
+        let error = load(&paths).unwrap_err().to_string();
+        assert!(
+            error.contains("c1.json\" is of version 2, and this wherryd knows 1"),
+            "{error}"
+        );
+        assert_eq!(fs::read(&container).unwrap(), later);
+        assert!(paths.sandbox_record("s2").exists());
+    }
+
+    #[test]
+    fn what_a_later_program_added_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(&folder);
+        let record = SandboxRecord::reserved("s1".into(), spec("web"), "/bin/wrun".into(), 7);
+        put_sandbox(&paths, &record).unwrap();
+        let path = paths.sandbox_record("s1");
+        let mut value: serde_json::Value = read(&path).unwrap();
+        value["added"] = serde_json::json!({"since": "then"});
+        value["spec"]["added"] = serde_json::json!([1]);
+        replace(&path, &value).unwrap();
+        let inventory = load(&paths).unwrap();
+        assert_eq!(inventory.found[0].sandbox.spec.name, "web");
     }
 
     #[test]
