@@ -11,10 +11,13 @@ pub(crate) const UNPACK_WORKER: &str = "unpack-worker";
 ///
 /// Without a command it serves.
 #[derive(Debug, Parser)]
-#[command(name = "wherryd", version)]
+#[command(name = "wherryd", disable_version_flag = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) flags: Flags,
+    /// Print the versions of wherryd, wherry-shim and wrun, and whether they fit
+    #[arg(short = 'V', long)]
+    pub(crate) version: bool,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
@@ -73,7 +76,22 @@ pub(crate) enum Command {
     #[command(hide = true, name = UNPACK_WORKER)]
     UnpackWorker,
     /// Stop everything and remove every process, link, rule, mount and file of this daemon
-    Reset,
+    Reset {
+        /// Leave the images where they are
+        #[arg(long)]
+        keep_images: bool,
+    },
+    /// Print what a shell has to read to complete this command line
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of wherryd and its commands
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        folder: PathBuf,
+    },
 }
 
 /// What else to say of the configuration.

@@ -44,9 +44,9 @@ const DROP_INS: &str = "d";
 /// The end of the names of the files in it that count.
 const DROP_IN: &str = "toml";
 /// The handler of the runtime that comes with the daemon.
-const OWN_RUNTIME: &str = "wrun";
+pub(crate) const OWN_RUNTIME: &str = "wrun";
 /// The shim program, beside the daemon.
-const SHIM: &str = "wherry-shim";
+pub(crate) const SHIM: &str = "wherry-shim";
 /// Time from one look at all layers to the next. With the rate of the default an hour goes by for
 /// each 14 GiB, at the lowest priority.
 const SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 60 * 60);

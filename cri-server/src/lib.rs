@@ -10,10 +10,13 @@ mod connections;
 mod containerd;
 mod control;
 mod inspection;
+mod manager;
+mod manual;
 mod reload;
 mod rpc;
 mod serve;
 mod socket;
+mod version;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -66,6 +69,9 @@ fn say_why(error: &anyhow::Error) {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
+    if let Some(told) = about_itself(cli) {
+        return told.map(|()| ExitCode::SUCCESS);
+    }
     if let Some(Command::Config { json, command }) = &cli.command {
         // A configuration that is refused is looked at with this, so it must not be needed.
         let text = config::print(command.as_ref(), *json, &cli.flags, &programs()?)?;
@@ -98,18 +104,30 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             Some(Command::Images(command)) => {
                 Box::pin(control::client::images(&settings, command)).await
             }
-            Some(Command::Reset) => {
-                let reset = control::reset::reset(settings).await;
+            Some(Command::Reset { keep_images }) => {
+                let reset = control::reset::reset(settings, *keep_images).await;
                 reset.map(|()| ExitCode::SUCCESS)
             }
             Some(Command::UnpackWorker) => unreachable!("that command has a way of its own"),
             Some(Command::Check { json }) => inspection::print(&settings, *json),
-            Some(Command::Config { .. }) => Ok(ExitCode::SUCCESS),
+            Some(Command::Config { .. } | Command::Completion { .. } | Command::Man { .. }) => {
+                Ok(ExitCode::SUCCESS)
+            }
         }
     });
     // Dropping it would wait for threads that a hung file system holds for good.
     runtime.shutdown_timeout(THREADS_PATIENCE);
     result
+}
+
+/// What needs neither a configuration nor a daemon; nothing if that was not asked for.
+fn about_itself(cli: &Cli) -> Option<Result<()>> {
+    match &cli.command {
+        _ if cli.version => Some(programs().and_then(|folder| version::print(&folder))),
+        Some(Command::Completion { shell }) => Some(manual::print_completion(*shell)),
+        Some(Command::Man { folder }) => Some(manual::write_pages(folder)),
+        _ => None,
+    }
 }
 
 /// The folder of this program: its companions lie beside it.

@@ -3,6 +3,7 @@
 //! Containers do not depend on it: when the daemon goes, by a signal or by being killed, they go on.
 
 use std::convert::Infallible;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
 
 use crate::config::Settings;
+use crate::manager::Passed;
 use crate::reload::Reloading;
 use crate::socket::{self, Bound};
-use crate::{connections, containerd, control, rpc};
+use crate::{connections, containerd, control, manager, rpc};
 
 /// Mode of the CRI socket: root and its group.
 const CRI_MODE: u32 = 0o660;
@@ -41,8 +43,13 @@ enum Stop {
     Signal,
 }
 
-/// A wish for a reset, with where to send its result.
-pub(crate) type ResetWish = oneshot::Sender<Result<(), engine::Error>>;
+/// A wish for a reset.
+pub(crate) struct ResetWish {
+    /// Images stay.
+    pub(crate) keep_images: bool,
+    /// Where to send its result.
+    pub(crate) reply: oneshot::Sender<Result<(), engine::Error>>,
+}
 
 /// Serves until SIGTERM, SIGINT or a reset.
 ///
@@ -55,25 +62,19 @@ pub(crate) async fn serve(mut settings: Settings, reloading: Reloading) -> Resul
     settings.engine.shim_open_files = raise_open_files();
     let operator_path = settings.engine.state.join(control_api::SOCKET);
     check_user()?;
-    socket::check_free(&settings.listen)?;
-    socket::check_free(&operator_path)?;
-    if let Some(path) = &settings.containerd {
-        socket::check_free(path)?;
-    }
+    let places = Places {
+        cri: settings.listen.clone(),
+        operator: operator_path,
+        containerd: settings.containerd.clone(),
+    };
+    let places = places.claim(Passed::take())?;
     let folders = Folders::of(&settings.engine);
     let engine = Arc::new(Box::pin(Engine::open(settings.engine)).await?);
-    let cri = socket::bind(&settings.listen, CRI_MODE)?;
-    let operator = socket::bind(&operator_path, CONTROL_MODE)?;
-    let containerd = settings.containerd.as_deref();
-    let containerd = containerd.map(|path| socket::bind(path, CONTAINERD_MODE));
-    let sockets = Sockets {
-        cri,
-        operator,
-        containerd: containerd.transpose()?,
-    };
+    let sockets = places.bind()?;
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
     let streaming = streaming::Server::bind(settings.streaming).await;
     let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
+    manager::ready(&settings.listen);
     let preload = settings.preload.as_deref();
     let why = Box::pin(serve_all(
         &engine,
@@ -112,6 +113,51 @@ fn raise_open_files() -> Option<u64> {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     before.current
+}
+
+/// Where the sockets of the daemon are to be.
+struct Places<S> {
+    cri: S,
+    operator: S,
+    containerd: Option<S>,
+}
+
+/// A socket's path, and the socket if a service manager has made it.
+type Claimed = (PathBuf, Option<OwnedFd>);
+
+impl Places<PathBuf> {
+    /// Takes each from what was passed, or checks that it can be bound.
+    fn claim(self, mut passed: Passed) -> Result<Places<Claimed>> {
+        let mut claim = |path: PathBuf| -> Result<Claimed> {
+            let socket = passed.at(&path);
+            if socket.is_none() {
+                socket::check_free(&path)?;
+            }
+            Ok((path, socket))
+        };
+        let claimed = Places {
+            cri: claim(self.cri)?,
+            operator: claim(self.operator)?,
+            containerd: self.containerd.map(claim).transpose()?,
+        };
+        passed.warn_of_rest();
+        Ok(claimed)
+    }
+}
+
+impl Places<Claimed> {
+    fn bind(self) -> Result<Sockets> {
+        let bind = |(path, socket): Claimed, mode| match socket {
+            Some(socket) => socket::adopt(&path, socket),
+            None => socket::bind(&path, mode),
+        };
+        let containerd = self.containerd.map(|place| bind(place, CONTAINERD_MODE));
+        Ok(Sockets {
+            cri: bind(self.cri, CRI_MODE)?,
+            operator: bind(self.operator, CONTROL_MODE)?,
+            containerd: containerd.transpose()?,
+        })
+    }
 }
 
 /// Every socket of the daemon, bound.
@@ -226,12 +272,13 @@ async fn reset_when_asked(
     mut drained: watch::Receiver<bool>,
     stop: &watch::Sender<Stop>,
 ) -> Infallible {
-    let Some(reply) = wishes.recv().await else {
+    let Some(ResetWish { keep_images, reply }) = wishes.recv().await else {
         return std::future::pending().await;
     };
     // One is enough: whoever else wishes is told so.
     drop(wishes);
     tracing::info!("reset: everything gets stopped and removed");
+    manager::stopping();
     stop.send_replace(Stop::Resetting);
     if tokio::time::timeout(STOP_GRACE, drained.wait_for(|drained| *drained))
         .await
@@ -239,7 +286,7 @@ async fn reset_when_asked(
     {
         tracing::warn!("clients of CRI still wait; the reset goes on");
     }
-    drop(reply.send(engine.reset().await));
+    drop(reply.send(engine.reset(keep_images).await));
     stop.send_replace(Stop::Reset);
     std::future::pending().await
 }
@@ -255,6 +302,7 @@ async fn stop_on_signal(
             _ = terminated.recv() => {}
             _ = interrupted.recv() => {}
         }
+        manager::stopping();
         stop.send_replace(Stop::Signal);
     }
 }

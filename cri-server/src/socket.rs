@@ -5,6 +5,7 @@
 
 use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
@@ -44,11 +45,11 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-/// A listening socket that takes its name away when it goes.
+/// A listening socket that takes its name away when it goes, if the name is its own.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    path: PathBuf,
-    inode: u64,
+    /// Path and inode of the name; none where a service manager keeps it.
+    name: Option<(PathBuf, u64)>,
     listener: Option<UnixListener>,
 }
 
@@ -62,8 +63,10 @@ impl Bound {
 impl Drop for Bound {
     fn drop(&mut self) {
         // The name may lead to another daemon's socket by now.
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
-            drop(std::fs::remove_file(&self.path));
+        if let Some((path, own)) = &self.name
+            && inode(path).is_ok_and(|inode| inode == *own)
+        {
+            drop(std::fs::remove_file(path));
         }
     }
 }
@@ -132,9 +135,26 @@ fn listen_then_name(fresh: &Path, path: &Path, mode: u32) -> Result<Bound, Error
     std::fs::rename(fresh, path).map_err(failed("naming the socket", path))?;
     let inode = inode(path).map_err(failed("looking at", path))?;
     Ok(Bound {
-        path: path.into(),
-        inode,
+        name: Some((path.into(), inode)),
         listener: Some(listener),
+    })
+}
+
+/// Takes over a socket that listens at `path` already, and goes on doing so afterwards: a service
+/// manager's. Its name and mode are the manager's affair.
+///
+/// # Errors
+///
+/// It cannot be watched.
+pub(crate) fn adopt(path: &Path, socket: OwnedFd) -> Result<Bound, Error> {
+    let watched = failed("watching the socket", path);
+    let listener = StdListener::from(socket);
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener));
+    Ok(Bound {
+        name: None,
+        listener: Some(listener.map_err(watched)?),
     })
 }
 
@@ -198,6 +218,18 @@ mod tests {
         let bound = bind(&path, 0o600).unwrap();
         StdStream::connect(&path).unwrap();
         drop(bound);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_passed_keeps_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let managers = StdListener::bind(&path).unwrap();
+        let mut bound = adopt(&path, managers.try_clone().unwrap().into()).unwrap();
+        let client = StdStream::connect(&path).unwrap();
+        bound.take().unwrap().accept().await.unwrap();
+        drop((bound, client));
+        StdStream::connect(&path).unwrap();
     }
 
     #[tokio::test]

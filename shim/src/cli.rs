@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Namespaces(CloneFlags),
     /// Ask an OCI runtime what it can do.
     Features(PathBuf),
+    /// Say which shim this is.
+    Version,
 }
 
 /// Which container, and which OCI runtime makes it.
@@ -62,6 +64,7 @@ fn command(mut parser: Parser) -> Result<Command, lexopt::Error> {
             Arg::Value(word) if word == "namespaces" => return namespaces(parser),
             Arg::Value(word) if word == "features" => return features(parser),
             Arg::Value(word) if word == "delete" && !delete => delete = true,
+            Arg::Long("version") => return Ok(Command::Version),
             Arg::Long("id") => id = Some(parser.value()?.string()?),
             Arg::Long("bundle") => bundle = Some(absolute(parser.value()?)?),
             Arg::Long("runtime") => runtime = Some(absolute(parser.value()?)?),
@@ -156,6 +159,7 @@ mod tests {
             &format!("s {flags} --systemd-cgroup"),
             Ok(Command::Serve(systemd)),
         );
+        check("wherry-shim --version", Ok(Command::Version));
         check("wherry-shim init", Ok(Command::Init));
         check("/init", Ok(Command::Init));
         check("/init --anything", Ok(Command::Init));

@@ -35,6 +35,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::cli::Command;
+use crate::failure::Failure;
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Ok(Command::Init) => init::run(),
         Ok(Command::Namespaces(flags)) => namespaces::hold(flags),
         Ok(Command::Features(program)) => runtime::say_features(&program),
+        Ok(Command::Version) => say_version(),
         Err(error) => Err(error),
     };
     match outcome {
@@ -53,4 +55,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What `wherryd --version` reads too.
+fn say_version() -> Result<(), Failure> {
+    let (version, protocol) = (env!("CARGO_PKG_VERSION"), shim_api::PROTOCOL);
+    let text = format!("wherry-shim version {version}\nprotocol: {protocol}\n");
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| Failure::other("print the version", error))
 }

@@ -32,6 +32,10 @@ pub struct Daemon {
     scratch: Scratch,
     config: String,
     search_path: String,
+    /// What starts the program, with its arguments; empty: nothing does.
+    launcher: Vec<String>,
+    /// Where the three programs are.
+    programs: PathBuf,
     running: Option<Running>,
     /// Whether what is left at the end fails the test.
     strict: bool,
@@ -46,6 +50,8 @@ pub struct Setup {
     mirrors: Vec<(String, String)>,
     containerd: bool,
     search_path: Option<String>,
+    launcher: Vec<String>,
+    programs: Option<PathBuf>,
 }
 
 impl Setup {
@@ -53,6 +59,21 @@ impl Setup {
     #[must_use]
     pub fn search_path(mut self, path: &str) -> Setup {
         self.search_path = Some(path.to_owned());
+        self
+    }
+
+    /// Starts it by way of another program, which has to become it. `{socket}` in an argument is the
+    /// path of its CRI socket.
+    #[must_use]
+    pub fn launcher(mut self, words: &[&str]) -> Setup {
+        self.launcher = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Takes the three programs from another folder.
+    #[must_use]
+    pub fn programs(mut self, folder: &Path) -> Setup {
+        self.programs = Some(folder.to_owned());
         self
     }
 
@@ -124,6 +145,8 @@ impl Setup {
             scratch,
             config,
             search_path: self.search_path.unwrap_or_else(search_path),
+            launcher: self.launcher,
+            programs: self.programs.unwrap_or_else(programs),
             running: None,
             strict: true,
         };
@@ -232,12 +255,21 @@ impl Daemon {
     /// If it does not come up; its log is in the error.
     pub fn start(&mut self) -> Result<()> {
         fs::write(self.scratch.join("config.toml"), &self.config)?;
-        let program = programs().join("wherryd");
+        let program = self.programs.join("wherryd");
         if !program.exists() {
             bail!("{} is missing: run hack/build", program.display());
         }
-        let mut command = process::lasting(&program);
-        command.args(self.flags()).env("PATH", &self.search_path);
+        let socket = self.socket().display().to_string();
+        let launcher = self
+            .launcher
+            .iter()
+            .map(|word| word.replace("{socket}", &socket));
+        let mut words = launcher.chain([program.display().to_string()]);
+        let mut command = process::lasting(words.next().unwrap_or_default());
+        command
+            .args(words)
+            .args(self.flags())
+            .env("PATH", &self.search_path);
         let mut running = Running::spawn(&mut command, &self.scratch.join("log"))?;
         let mut ended = None;
         let served = wait::until("wherryd to serve", || {
@@ -298,7 +330,7 @@ impl Daemon {
     ///
     /// If it cannot be started.
     pub fn command(&self, args: &[&str]) -> Result<process::Output> {
-        let mut command = process::bounded(programs().join("wherryd"));
+        let mut command = process::bounded(self.programs.join("wherryd"));
         process::run(command.args(self.flags()).args(args))
     }
 

@@ -56,6 +56,8 @@ pub use exec::ExecOutput;
 pub use figures::{Disk, Figures, HugePages, Io};
 pub use handlers::{Features, Handler};
 pub use interfaces::{Interface, Traffic};
+/// Which requests this daemon knows of those that a shim may.
+pub use shim_api::PROTOCOL as SHIM_PROTOCOL;
 pub use stats::{ContainerStats, SandboxStats, Usage};
 pub use streams::{Attachment, ExecEnd, ExecSession, Followed, Resizer, Terminal};
 pub use view::{Budget, Container, Exit, Sandbox};
@@ -603,14 +605,14 @@ impl Engine {
         self.inner.view.listeners.close();
     }
 
-    /// Stops all, and removes every link, rule, mount and file of this engine. It is of no use
-    /// afterwards.
+    /// Stops all, and removes every link, rule, mount and file of this engine, but for the images if
+    /// they are to be kept. It is of no use afterwards.
     ///
     /// # Errors
     ///
     /// [`Error::Failed`] with the first thing that would not go; what can go is gone.
-    pub async fn reset(&self) -> Result<(), Error> {
-        teardown::everything(self).await
+    pub async fn reset(&self, keep_images: bool) -> Result<(), Error> {
+        teardown::everything(self, keep_images).await
     }
 
     async fn ask<T>(

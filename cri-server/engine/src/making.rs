@@ -651,6 +651,21 @@ pub(crate) fn reconnect(
     }
 }
 
+/// Tells the operator of a shim that is not of this build, which is what an upgrade leaves.
+fn note_version(container: &str, state: &shim_api::StateReply) {
+    let (version, protocol) = (&state.version, state.protocol);
+    if protocol != shim_api::PROTOCOL || version != env!("CARGO_PKG_VERSION") {
+        let ours = shim_api::PROTOCOL;
+        tracing::info!(
+            container,
+            version,
+            protocol,
+            ours,
+            "a shim of another version"
+        );
+    }
+}
+
 /// Asks a shim that was just reached how its container is. One that does not answer in time is
 /// taken at the record's word.
 pub(crate) async fn ask_state(engine: &Inner, record: &mut ContainerRecord, process: &mut Process) {
@@ -661,6 +676,7 @@ pub(crate) async fn ask_state(engine: &Inner, record: &mut ContainerRecord, proc
     let asked = shim.call(request::Call::State(State {}), &[]);
     match tokio::time::timeout(STATE_PATIENCE, asked).await {
         Ok(Ok((reply::Result::State(state), _))) => {
+            note_version(&record.id, &state);
             process.pid = Some(state.pid).filter(|pid| *pid > 0);
             let started = state.phase() != state_reply::Phase::Created;
             if record.started_at == 0 && started {

@@ -209,7 +209,7 @@ pub(crate) async fn orphan(engine: &Inner, id: &str) -> Result<(), Error> {
 }
 
 /// Every pod, what no pod knows of, the network, and both folders.
-pub(crate) async fn everything(engine: &Engine) -> Result<(), Error> {
+pub(crate) async fn everything(engine: &Engine, keep_images: bool) -> Result<(), Error> {
     let inner = &engine.inner;
     let mut first = Ok(());
     for sandbox in engine.sandboxes() {
@@ -221,19 +221,40 @@ pub(crate) async fn everything(engine: &Engine) -> Result<(), Error> {
     first = first.and(inner.network.reset().await.map_err(Error::from));
     first?;
     let inner = Arc::clone(inner);
-    blocking(move || folders(&inner))
+    blocking(move || folders(&inner, keep_images))
         .await
         .map_err(|error| Error::failed("removing folders", error))
 }
 
-fn folders(engine: &Inner) -> io::Result<()> {
+fn folders(engine: &Inner, keep_images: bool) -> io::Result<()> {
     let parent = engine.group(pod::plan::DEFAULT_CGROUP_PARENT);
     if let Err(error) = parent.and_then(|group| group.remove()) {
         tracing::debug!(%error, "the engine's cgroup is in use by another daemon");
     }
     namespaces::unmount(engine.paths.state())?;
     empty(engine.paths.state())?;
+    if keep_images {
+        return empty_but(engine.paths.root(), &engine.config.image.root);
+    }
     empty(engine.paths.root())
+}
+
+/// Removes what is in a folder, all but one thing.
+fn empty_but(folder: &Path, kept: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if path == kept {
+            continue;
+        }
+        let gone = if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(path)
+        } else {
+            fs::remove_file(path)
+        };
+        store::gone_is_fine(gone)?;
+    }
+    Ok(())
 }
 
 /// Removes a folder with all in it, unless something is mounted there after all.

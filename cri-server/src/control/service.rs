@@ -126,8 +126,13 @@ impl Control for Operator {
         status::answer("remove an image", removed.map_err(Error::from))
     }
 
-    async fn reset(&self, _: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
-        let (wish, result) = oneshot::channel();
+    async fn reset(
+        &self,
+        request: Request<ResetRequest>,
+    ) -> Result<Response<ResetResponse>, Status> {
+        let (reply, result) = oneshot::channel();
+        let keep_images = request.into_inner().keep_images;
+        let wish = ResetWish { keep_images, reply };
         let unavailable = || Status::unavailable("a reset is under way already");
         self.reset.try_send(wish).map_err(|_second| unavailable())?;
         let result = result.await.map_err(|_dropped| unavailable())?;

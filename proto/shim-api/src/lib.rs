@@ -15,6 +15,7 @@
 //!   standard output, and ends with its standard input: who started it writes the maps of the user
 //!   namespace, and pins all of them, in between.
 //! - `wherry-shim features --runtime PROGRAM` becomes the OCI runtime's `features`.
+//! - `wherry-shim --version` prints `wherry-shim version VERSION` and `protocol: `[`PROTOCOL`].
 //! - When the container has ended, the shim drains its streams, writes [`EXIT_RECORD`] by rename,
 //!   tells every connection, runs the OCI runtime's `delete`, and ends. The connection's end means
 //!   that nothing of the container is left but files.
@@ -25,6 +26,11 @@ mod generated {
 }
 
 pub use generated::*;
+
+/// Which requests and fields there are: raised with each that the other side has to know. A daemon
+/// drives shims of every number, since nothing is ever taken away: an older one answers what it does
+/// not know with `UNKNOWN_REQUEST`, a newer one knows all that the daemon can ask for.
+pub const PROTOCOL: u32 = 1;
 
 /// Name of the socket in the bundle.
 pub const SOCKET: &str = "shim.sock";

@@ -91,6 +91,8 @@ impl Phase {
             phase: phase.into(),
             pid,
             writes_checkpoint: false,
+            protocol: shim_api::PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 

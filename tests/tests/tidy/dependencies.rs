@@ -44,6 +44,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             "network",
             "nri",
             "streaming",
+            "sys",
         ],
     ),
     ("tests", &["cri-api", "containerd-api", "shim-api"]),
