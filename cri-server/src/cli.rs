@@ -75,6 +75,11 @@ pub(crate) enum Command {
     /// Unpack one layer, as the daemon says on standard input; for the daemon only
     #[command(hide = true, name = UNPACK_WORKER)]
     UnpackWorker,
+    /// Take over what containerd or CRI-O was told on this node, and the images that it has
+    ///
+    /// Nothing of theirs is changed. What has no equal is named. Ends with 1 if an image could not be
+    /// taken along.
+    Migrate(Migrate),
     /// Stop everything and remove every process, link, rule, mount and file of this daemon
     Reset {
         /// Leave the images where they are
@@ -92,6 +97,51 @@ pub(crate) enum Command {
         /// Where to
         folder: PathBuf,
     },
+}
+
+/// What to take over, and from whom.
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Whose things they are [default: the one that is here]
+    #[arg(long, value_enum)]
+    pub(crate) from: Option<Other>,
+    /// Their configuration [default: /etc/containerd/config.toml, /etc/crio/crio.conf]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) source: Option<PathBuf>,
+    /// Folder of registries.conf, policy.json and storage.conf, for CRI-O
+    #[arg(long, value_name = "FOLDER", default_value = "/etc/containers")]
+    pub(crate) containers: PathBuf,
+    /// Folder with their images [default: as their configuration says]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) store: Option<PathBuf>,
+    /// Only one part of it
+    #[arg(long, value_enum)]
+    pub(crate) only: Option<Part>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Another engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Other {
+    /// containerd
+    Containerd,
+    /// CRI-O
+    #[value(name = "cri-o", alias = "crio")]
+    Crio,
+}
+
+/// A part of what is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// What it was told
+    Config,
+    /// Its images
+    Images,
 }
 
 /// What else to say of the configuration.

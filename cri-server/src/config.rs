@@ -38,7 +38,7 @@ pub(crate) use values::Values;
 use values::{Origin, Value};
 
 /// The configuration file that need not exist.
-const DEFAULT_FILE: &str = "/etc/wherry/config.toml";
+pub(crate) const DEFAULT_FILE: &str = "/etc/wherry/config.toml";
 /// The end of the name of the folder beside a configuration file, in the place of the file's own.
 const DROP_INS: &str = "d";
 /// The end of the names of the files in it that count.
@@ -113,6 +113,12 @@ pub(crate) fn gather(flags: &Flags) -> Result<Values, Error> {
     }
     set_flags(flags, &mut values)?;
     Ok(values)
+}
+
+/// Why a file with this text would be refused, if it would.
+pub(crate) fn objection(text: &str) -> Option<String> {
+    let read = file::read(text, Path::new(DEFAULT_FILE), &mut Values::default());
+    read.err().map(|error| error.cause().to_string())
 }
 
 /// What one file sets, without flags and without what lies beside it.

@@ -12,6 +12,7 @@ mod control;
 mod inspection;
 mod manager;
 mod manual;
+mod migration;
 mod reload;
 mod rpc;
 mod serve;
@@ -81,6 +82,9 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let programs = programs()?;
+    if let Some(Command::Migrate(wanted)) = &cli.command {
+        return migration::migrate(wanted, &cli.flags, &programs);
+    }
     let settings = config::load(&cli.flags, &programs)?;
     let (filter, log) = Layer::new(settings.log.clone());
     // A client's answer is its output and its exit code; the daemon's log is elsewhere.
@@ -110,9 +114,12 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             }
             Some(Command::UnpackWorker) => unreachable!("that command has a way of its own"),
             Some(Command::Check { json }) => inspection::print(&settings, *json),
-            Some(Command::Config { .. } | Command::Completion { .. } | Command::Man { .. }) => {
-                Ok(ExitCode::SUCCESS)
-            }
+            Some(
+                Command::Config { .. }
+                | Command::Migrate(_)
+                | Command::Completion { .. }
+                | Command::Man { .. },
+            ) => Ok(ExitCode::SUCCESS),
         }
     });
     // Dropping it would wait for threads that a hung file system holds for good.

@@ -37,6 +37,8 @@ pub struct Daemon {
     /// Where the three programs are.
     programs: PathBuf,
     running: Option<Running>,
+    /// A configuration file of the test's own, in the place of the daemon's folder of them.
+    adopted: Option<PathBuf>,
     /// Whether what is left at the end fails the test.
     strict: bool,
 }
@@ -148,6 +150,7 @@ impl Setup {
             launcher: self.launcher,
             programs: self.programs.unwrap_or_else(programs),
             running: None,
+            adopted: None,
             strict: true,
         };
         fs::write(daemon.scratch.join("boot"), "one\n")?;
@@ -288,6 +291,11 @@ impl Daemon {
         self.config = self.config.replace(&runtime_table(name, path), "");
     }
 
+    /// Has the next start read this file, and of the registries what that file says.
+    pub fn adopt(&mut self, file: &Path) {
+        self.adopted = Some(file.to_owned());
+    }
+
     /// Kills it as a crash would.
     pub fn kill(&mut self) {
         drop(self.running.take());
@@ -378,17 +386,23 @@ impl Daemon {
 
     fn flags(&self) -> Vec<String> {
         let path = |name: &str| self.scratch.join(name).display().to_string();
-        [
+        let mut flags = vec![
             ("--listen", format!("unix://{}", path("cri.sock"))),
             ("--root", path("root")),
             ("--state", path("state")),
-            ("--config", path("config.toml")),
-            ("--registry-config", path("certs.d")),
             ("--boot-id-file", path("boot")),
-        ]
-        .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value])
-        .collect()
+        ];
+        match &self.adopted {
+            Some(file) => flags.push(("--config", file.display().to_string())),
+            None => flags.extend([
+                ("--config", path("config.toml")),
+                ("--registry-config", path("certs.d")),
+            ]),
+        }
+        flags
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect()
     }
 }
 

@@ -163,6 +163,11 @@ impl Pod {
     }
 }
 
+/// The lines of a log in CRI's form without time, stream and tag.
+pub fn messages_of(log: &str) -> Vec<String> {
+    messages(log)
+}
+
 /// `TIME STREAM TAG text` to `text`.
 fn messages(log: &str) -> Vec<String> {
     let texts = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3));

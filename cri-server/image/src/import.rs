@@ -27,12 +27,16 @@ const MAX_IMAGES: usize = 1000;
 const FULL_NAME: &str = "io.containerd.image.name";
 /// Where a layout notes a name or only a tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Where containerd notes that an image must never be collected.
+const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 
 /// An image found in an archive.
 #[derive(Debug)]
 struct Found {
     received: Received,
     names: Vec<Names>,
+    /// Whether whoever wrote the archive never wanted it collected.
+    pinned: bool,
     /// Where its layers are: promise and name of the file.
     layers: Vec<(Promise, String)>,
 }
@@ -76,6 +80,9 @@ pub(crate) fn import(store: &Arc<Store>, path: &Path) -> Result<Vec<String>, Err
                 &leases,
                 &Cancelled::default(),
             )?;
+        }
+        if image.pinned {
+            store.catalog.pin(&image.received.id, true)?;
         }
     }
     ids.dedup();
@@ -150,6 +157,7 @@ fn from_one_saved(archive: &Archive, image: &Saved) -> Result<Found, Error> {
     Ok(Found {
         received,
         names: tags(image.repo_tags.as_deref().unwrap_or_default())?,
+        pinned: false,
         layers,
     })
 }
@@ -230,20 +238,9 @@ fn from_entry(
     let (bytes, manifest) = find_manifest(store, archive, entry)?;
     let config = blob(archive, &manifest.config)?;
     let (_, diff_ids) = parse_config(&config, manifest.layers.len())?;
-    let layers = diff_ids
-        .iter()
-        .zip(&manifest.layers)
-        .map(|(diff_id, layer)| {
-            let sent = Some((layer.digest.clone(), layer.size));
-            (
-                Promise {
-                    sent,
-                    diff_id: diff_id.clone(),
-                },
-                blob_name(&layer.digest),
-            )
-        });
-    let layers = layers.collect();
+    let layers = diff_ids.iter().zip(&manifest.layers);
+    let layers = layers.map(|(diff_id, layer)| place_of(archive, diff_id, layer));
+    let layers = layers.collect::<Result<_, _>>()?;
     let names = names(entry, &manifest.config.digest, saved)?;
     let received = Received {
         id: manifest.config.digest,
@@ -255,8 +252,30 @@ fn from_entry(
     Ok(Found {
         received,
         names,
+        pinned: entry.annotation(PINNED.0) == Some(PINNED.1),
         layers,
     })
+}
+
+/// Where a layer is: as it was sent, or, if who wrote the archive has not kept that, as the plain tar
+/// that the configuration names, which is all that anybody relies on.
+fn place_of(
+    archive: &Archive,
+    diff_id: &Digest,
+    layer: &Descriptor,
+) -> Result<(Promise, String), Error> {
+    let diff_id = diff_id.clone();
+    let (sent, plain) = (blob_name(&layer.digest), blob_name(&diff_id));
+    if archive.file(&sent)?.is_none() && archive.file(&plain)?.is_some() {
+        let sent = None;
+        return Ok((Promise { sent, diff_id }, plain));
+    }
+    let promised = Some((layer.digest.clone(), layer.size));
+    let sent_as = Promise {
+        sent: promised,
+        diff_id,
+    };
+    Ok((sent_as, sent))
 }
 
 /// The name that the layout notes, if it is a whole one; else those of `docker save` beside it.

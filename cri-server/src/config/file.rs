@@ -20,6 +20,13 @@ pub(crate) struct FileError {
     cause: KeyError,
 }
 
+impl FileError {
+    /// What is wrong, wherever it stands.
+    pub(super) fn cause(&self) -> &KeyError {
+        &self.cause
+    }
+}
+
 /// What is wrong with a key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyError {

@@ -28,7 +28,7 @@ const KIB: u64 = 1024;
 /// # Errors
 ///
 /// No daemon listens there.
-pub(super) async fn connect(state: &Path) -> Result<ControlClient<Channel>> {
+pub(crate) async fn connect(state: &Path) -> Result<ControlClient<Channel>> {
     let path = state.join(control_api::SOCKET);
     let target = format!(
         "unix://{}",
@@ -147,14 +147,14 @@ async fn pull(client: &mut ControlClient<Channel>, reference: &str) -> Result<St
 }
 
 /// The daemon's words, without gRPC's around them.
-pub(super) fn told(status: &Status) -> anyhow::Error {
+pub(crate) fn told(status: &Status) -> anyhow::Error {
     match status.code() {
         tonic::Code::Unimplemented => anyhow!("the running daemon does not know this command"),
         _ => anyhow!("{}", status.message()),
     }
 }
 
-pub(super) fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("printing")

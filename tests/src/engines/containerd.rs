@@ -17,7 +17,17 @@ pub struct Containerd {
     scratch: Scratch,
     programs: PathBuf,
     runtime: PathBuf,
+    form: Form,
     running: Option<Running>,
+}
+
+/// The form of its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Version 2: containerd 1.
+    Two,
+    /// Version 3: containerd 2.
+    Three,
 }
 
 impl Containerd {
@@ -36,10 +46,33 @@ impl Containerd {
             crate::skipped("containerd of `hack/peers`");
             return Ok(None);
         };
+        Containerd::start_in(programs, Form::Three, registry, runtime).map(Some)
+    }
+
+    /// Starts Debian's containerd, which is an old one; `None`, said so, if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come up; its log is in the error.
+    pub fn start_debian(registry: &Registry, runtime: &Path) -> Result<Option<Containerd>> {
+        let Some(program) = peers::peer("debian/usr/bin/containerd") else {
+            return Ok(None);
+        };
+        let programs = program.parent().context("it lies in a folder")?.to_owned();
+        Containerd::start_in(programs, Form::Two, registry, runtime).map(Some)
+    }
+
+    fn start_in(
+        programs: PathBuf,
+        form: Form,
+        registry: &Registry,
+        runtime: &Path,
+    ) -> Result<Containerd> {
         let mut engine = Containerd {
             scratch: Scratch::new()?,
             programs,
             runtime: runtime.to_owned(),
+            form,
             running: None,
         };
         engine.configure(registry)?;
@@ -47,7 +80,7 @@ impl Containerd {
         let log = engine.log();
         let served = wait::until("containerd", || engine.ctr(&["version"]).ok()?.ok().ok());
         served.with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
-        Ok(Some(engine))
+        Ok(engine)
     }
 
     /// Starts the daemon, after [`Containerd::terminate`]; does not wait until it serves.
@@ -93,6 +126,11 @@ impl Containerd {
     /// The socket of CRI and of everything else.
     pub fn socket(&self) -> PathBuf {
         self.scratch.join("containerd.sock")
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.scratch.join("config.toml")
     }
 
     /// Its place.
@@ -186,9 +224,44 @@ impl Containerd {
                 "ranges": [[{"subnet": self.scratch.subnet()}]], "routes": [{"dst": "0.0.0.0/0"}]}},
             {"type": "portmap", "capabilities": {"portMappings": true}}]});
         fs::write(self.scratch.join("cni/10.conflist"), network.to_string())?;
+        let text = match self.form {
+            Form::Two => self.version_two(),
+            Form::Three => self.version_three(),
+        };
+        fs::write(self.config(), text)?;
+        Ok(())
+    }
+
+    fn version_two(&self) -> String {
+        let path = |name: &str| self.scratch.join(name).display().to_string();
+        let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
+        format!(
+            "version = 2\nroot = {root:?}\nstate = {state:?}\n[grpc]\naddress = {socket:?}\n\
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {opt:?}\n\
+             [{cri}]\nsandbox_image = \"registry.k8s.io/pause:3.10\"\n\
+             max_concurrent_downloads = 2\n\
+             [{cri}.cni]\nbin_dir = {plugins:?}\nconf_dir = {cni:?}\n\
+             [{cri}.containerd]\nsnapshotter = \"overlayfs\"\ndefault_runtime_name = \"runc\"\n\
+             [{cri}.containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\
+             [{cri}.containerd.runtimes.runc.options]\nBinaryName = {runtime:?}\n\
+             SystemdCgroup = false\n\
+             [{cri}.registry]\nconfig_path = {certs:?}\n",
+            root = path("root"),
+            state = path("state"),
+            socket = path("containerd.sock"),
+            opt = path("opt"),
+            certs = path("certs.d"),
+            plugins = peers::folder().join("cni"),
+            cni = path("cni"),
+            runtime = self.runtime,
+        )
+    }
+
+    fn version_three(&self) -> String {
+        let path = |name: &str| self.scratch.join(name).display().to_string();
         let cri = "plugins.\"io.containerd.cri.v1";
         // Version 3 of the format: containerd 2.
-        let text = format!(
+        format!(
             "version = 3\nroot = {root:?}\nstate = {state:?}\n[grpc]\naddress = {socket:?}\n\
              [{cri}.images\"]\nsnapshotter = \"overlayfs\"\n\
              [{cri}.images\".registry]\nconfig_path = {certs:?}\n\
@@ -211,9 +284,7 @@ impl Containerd {
             runtime = self.runtime,
             nri = path("nri.sock"),
             nri_plugins = path("nri"),
-        );
-        fs::write(self.scratch.join("config.toml"), text)?;
-        Ok(())
+        )
     }
 
     fn traces(&self) -> Traces {

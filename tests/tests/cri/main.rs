@@ -27,6 +27,7 @@ mod inspection;
 mod limits;
 mod manager;
 mod metrics;
+mod migrate;
 mod network;
 mod notes;
 mod power;

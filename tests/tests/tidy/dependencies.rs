@@ -24,6 +24,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("network", &["sys", "netlink"]),
     ("streaming", &[]),
     ("check", &[]),
+    ("migrate", &[]),
     ("nri", &["nri-api"]),
     (
         "engine",
@@ -41,6 +42,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             "engine",
             "pod",
             "image",
+            "migrate",
             "network",
             "nri",
             "streaming",
