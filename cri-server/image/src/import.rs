@@ -210,9 +210,7 @@ fn check_count(count: usize) -> Result<(), Error> {
 fn one_a_name<'a>(store: &Store, entries: &'a [Descriptor]) -> Result<Vec<&'a Descriptor>, Error> {
     let mut groups: Vec<(Option<&str>, Vec<Descriptor>)> = Vec::new();
     for entry in entries.iter().filter(|entry| !entry.is_attestation()) {
-        let name = entry
-            .annotation(FULL_NAME)
-            .or_else(|| entry.annotation(REF_NAME));
+        let name = noted_name(entry);
         let same = |group: &&mut (Option<&str>, _)| {
             group.0 == name && (name.is_some() || entry.platform.is_some())
         };
@@ -222,11 +220,20 @@ fn one_a_name<'a>(store: &Store, entries: &'a [Descriptor]) -> Result<Vec<&'a De
         }
     }
     let mut chosen = Vec::new();
-    for (_, group) in groups {
+    for (name, group) in groups {
         let digest = choose(store, &group)?.digest.clone();
-        chosen.extend(entries.iter().find(|entry| entry.digest == digest));
+        // The same image may be there under several names.
+        let is_it = |entry: &&Descriptor| entry.digest == digest && noted_name(entry) == name;
+        chosen.extend(entries.iter().find(is_it));
     }
     Ok(chosen)
+}
+
+/// The name that the layout notes, or only a tag.
+fn noted_name(entry: &Descriptor) -> Option<&str> {
+    entry
+        .annotation(FULL_NAME)
+        .or_else(|| entry.annotation(REF_NAME))
 }
 
 fn from_entry(

@@ -10,11 +10,13 @@ use tests::daemon::programs;
 use tests::engines::{Containerd, runtime};
 use tests::image::{Format, Image, Layer, Packed};
 use tests::node::messages_of;
-use tests::{Crictl, Daemon, Registry, pod, process, wait};
+use tests::{Crictl, Daemon, Registry, peers, pod, process, wait};
 
 /// Names under which the images are asked for, by way of the mirrors of the node.
 const SHELL: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 const SECOND: &str = "docker.io/library/second:latest";
+/// Another tag of that.
+const SAME: &str = "docker.io/library/second:same";
 const PAUSE: &str = "registry.k8s.io/pause:3.10";
 
 /// Pushes the images that a node has: one of a list of manifests, one whose upper layer takes a file
@@ -37,7 +39,7 @@ fn push(registry: &Registry) -> String {
         &json!({"Env": ["PATH=/bin:/usr/bin"]}),
     );
     registry
-        .push("library/second", &["latest"], &second)
+        .push("library/second", &["latest", "same"], &second)
         .unwrap();
     images::push_pause(registry).unwrap();
     second.top.digest.clone()
@@ -116,7 +118,7 @@ fn moves(engine: impl FnOnce(&Registry) -> Option<Containerd>, pins: bool) {
     };
     wait::until("containerd's CRI", || crictl.ok(&["images"]).ok()).unwrap();
     let by_digest = format!("docker.io/library/second@{digest}");
-    for image in [SHELL, SECOND, PAUSE, &by_digest] {
+    for image in [SHELL, SECOND, SAME, PAUSE, &by_digest] {
         crictl.ok(&["pull", image]).unwrap();
     }
     let before = seen(&crictl);
@@ -162,6 +164,182 @@ fn moves(engine: impl FnOnce(&Registry) -> Option<Containerd>, pins: bool) {
     check_second(&daemon, &crictl, "digest", &by_digest);
     assert!(!daemon.scratch().join("root/migrate").exists());
     daemon.finish().unwrap();
+}
+
+/// What a tool says that may read any image.
+const POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+
+/// Copies images from the registry into a storage of containers' tools, as CRI-O would have them.
+fn fill_storage(skopeo: &Path, folder: &Path, registry: &Registry, names: &[(&str, &str)]) {
+    let path = |name: &str| folder.join(name).display().to_string();
+    fs::write(folder.join("policy.json"), POLICY).unwrap();
+    let storage = format!("[overlay@{}+{}]", path("storage"), path("run"));
+    for (from, name) in names {
+        let mut command = process::bounded(skopeo);
+        command.arg("--policy").arg(folder.join("policy.json"));
+        command.args(["copy", "--src-tls-verify=false"]);
+        command.arg(format!("docker://{}/{from}", registry.host));
+        command.arg(format!("containers-storage:{storage}{name}"));
+        process::ok(command.env("TMPDIR", folder)).unwrap();
+    }
+}
+
+/// The tools leave their storage mounted over itself.
+fn unmount_storage(folder: &Path) {
+    let place = folder.join("storage/overlay");
+    drop(process::run(
+        process::bounded("umount").arg("-q").arg(place),
+    ));
+}
+
+#[test]
+fn a_storage_of_cri_o_is_taken_along_and_nothing_is_pulled_again() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let Some(skopeo) = peers::peer_or_installed("skopeo") else {
+        return;
+    };
+    let Some(registry) = Registry::start(&folder.path().join("registry")).unwrap() else {
+        return;
+    };
+    let digest = push(&registry);
+    let by_digest = format!("docker.io/library/second@{digest}");
+    let second = format!("library/second@{digest}");
+    let names = [
+        (pod::BUSYBOX, SHELL),
+        ("library/second:latest", SECOND),
+        (&second, &by_digest),
+        ("library/second:same", SAME),
+        ("pause:3.10", PAUSE),
+    ];
+    fill_storage(&skopeo, folder.path(), &registry, &names);
+    unmount_storage(folder.path());
+    drop(registry);
+    let noted = fs::read_to_string(folder.path().join("storage/overlay-images/images.json"));
+    let noted: Value = serde_json::from_str(&noted.unwrap()).unwrap();
+    let noted = noted.as_array().unwrap().iter();
+    let ids: BTreeSet<String> = noted
+        .map(|it| format!("sha256:{}", it["id"].as_str().unwrap()))
+        .collect();
+    assert_eq!(ids.len(), 3);
+    let root = folder.path().join("storage").display().to_string();
+    let config = folder.path().join("crio.conf");
+    let text = format!("[crio]\nroot = {root:?}\n[crio.image]\npinned_images = [\"*/pause:*\"]\n");
+    fs::write(&config, text).unwrap();
+
+    // The daemon runs: it is what takes the images in.
+    let daemon = Daemon::setup().start().unwrap();
+    let crictl = daemon.crictl().unwrap();
+    let words = [
+        "--from",
+        "cri-o",
+        "--source",
+        pod::arg(&config),
+        "--containers",
+        pod::arg(folder.path()),
+    ];
+    let own = daemon.scratch().join("node.toml");
+    let said = migrate(&daemon, &words, &own);
+    assert!(said.contains("3 images taken along, 0 not"), "{said}");
+    let seen = seen(&crictl);
+    assert_eq!(
+        seen.iter()
+            .map(|image| image.0.clone())
+            .collect::<BTreeSet<_>>(),
+        ids
+    );
+    let tags: BTreeSet<&str> = seen
+        .iter()
+        .flat_map(|image| &image.1)
+        .map(String::as_str)
+        .collect();
+    assert_eq!(tags, BTreeSet::from([SHELL, SECOND, SAME, PAUSE]), "{said}");
+    let digests: Vec<&String> = seen.iter().flat_map(|image| &image.2).collect();
+    assert!(digests.contains(&&by_digest), "{digests:?}");
+    let pinned: Vec<_> = seen.iter().filter(|image| image.3).collect();
+    assert!(pinned.len() == 1 && pinned[0].1 == [PAUSE], "{pinned:?}");
+    assert_eq!(
+        says(&daemon, &crictl, "shell", SHELL, "echo here"),
+        ["here"]
+    );
+    check_second(&daemon, &crictl, "second", SECOND);
+    check_second(&daemon, &crictl, "digest", &by_digest);
+    assert!(!daemon.root().join("migrate").exists());
+
+    // What is there is not written over, and nothing of it is half done.
+    fs::write(&own, "# mine\n").unwrap();
+    let mut again = process::bounded(programs().join("wherryd"));
+    again.arg("migrate").args(words).arg("--config").arg(&own);
+    let refused = process::run(&mut again).unwrap();
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused
+            .stderr
+            .contains("nothing was written; --force replaces them"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(fs::read_to_string(&own).unwrap(), "# mine\n");
+    daemon.finish().unwrap();
+}
+
+#[test]
+fn an_image_that_containerd_has_not_kept_is_named() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let Some(registry) = Registry::start(folder.path()).unwrap() else {
+        return;
+    };
+    push(&registry);
+    let Some(mut engine) = Containerd::start_debian(&registry, &runtime()).unwrap() else {
+        return;
+    };
+    let Some(crictl) = Crictl::of(&engine.socket()) else {
+        return;
+    };
+    wait::until("containerd's CRI", || crictl.ok(&["images"]).ok()).unwrap();
+    for image in [SHELL, SECOND] {
+        crictl.ok(&["pull", image]).unwrap();
+    }
+    engine.terminate().unwrap();
+    // As with discard_unpacked_layers: the upper layer of the second image, which is small.
+    let blobs = engine
+        .scratch()
+        .join("root/io.containerd.content.v1.content/blobs/sha256");
+    let manifest = find_manifest(&blobs);
+    let layer = manifest["layers"][1]["digest"].as_str().unwrap();
+    fs::remove_file(blobs.join(layer.trim_start_matches("sha256:"))).unwrap();
+
+    let daemon = Daemon::setup().start().unwrap();
+    let mut command = process::bounded(programs().join("wherryd"));
+    command.args(["migrate", "--only", "images", "--from", "containerd"]);
+    command
+        .arg("--source")
+        .arg(engine.config())
+        .arg("--state")
+        .arg(daemon.state());
+    let said = process::run(command.arg("--root").arg(daemon.root())).unwrap();
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(
+        said.stdout.contains("1 images taken along, 1 not"),
+        "{said:?}"
+    );
+    let reason = "second:latest: containerd has not kept 1 of its blobs";
+    assert!(said.stdout.contains(reason), "{said:?}");
+    daemon.finish().unwrap();
+}
+
+/// The manifest in a folder of blobs that has two layers.
+fn find_manifest(blobs: &Path) -> Value {
+    let entries = fs::read_dir(blobs).unwrap();
+    let mut documents = entries.filter_map(|entry| {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        serde_json::from_slice::<Value>(&bytes).ok()
+    });
+    let two = |document: &Value| {
+        document["layers"]
+            .as_array()
+            .is_some_and(|it| it.len() == 2)
+    };
+    documents.find(two).unwrap()
 }
 
 /// Runs `wherryd migrate` for a daemon's folders.
