@@ -133,7 +133,7 @@ impl PodTask {
     /// shims; where that has no effect, past them.
     pub(crate) async fn end(&mut self, ids: &[String]) -> Result<(), Error> {
         self.alive(ids).for_each(|c| c.process.kill());
-        if self.wait_for_end(ids).await {
+        if step!("kill", self.wait_for_end(ids)).await {
             return Ok(());
         }
         let stuck: Vec<_> = self

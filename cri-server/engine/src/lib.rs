@@ -11,6 +11,23 @@
 //! The engine never knows CRI, gRPC or HTTP, nor an OCI runtime's command line (that is the
 //! shim's), nor a byte of a container's log.
 
+/// Marks work as a step of the operation under way, for those who watch the daemon: a span of the
+/// target `wherry::step`. The second number is how many milliseconds it may take beyond the usual.
+macro_rules! step {
+    ($name:literal, $work:expr) => {
+        tracing::Instrument::instrument(
+            $work,
+            tracing::error_span!(target: "wherry::step", $name),
+        )
+    };
+    ($name:literal, $allowed:expr, $work:expr) => {
+        tracing::Instrument::instrument(
+            $work,
+            tracing::error_span!(target: "wherry::step", $name, allowed_ms = $allowed),
+        )
+    };
+}
+
 mod apparmor;
 mod cdi;
 mod checkpoint;
@@ -24,6 +41,8 @@ mod figures;
 mod handlers;
 mod interfaces;
 pub mod judge;
+mod leaks;
+mod load;
 mod making;
 mod namespaces;
 mod owned;
@@ -58,6 +77,8 @@ pub use handlers::{Features, Handler};
 pub use interfaces::{Interface, Traffic};
 /// Which requests this daemon knows of those that a shim may.
 pub use shim_api::PROTOCOL as SHIM_PROTOCOL;
+pub use leaks::{Leak, Leaks};
+pub use load::{Load, PodLoad};
 pub use stats::{ContainerStats, SandboxStats, Usage};
 pub use streams::{Attachment, ExecEnd, ExecSession, Followed, Resizer, Terminal};
 pub use view::{Budget, Container, Exit, Sandbox};
@@ -67,7 +88,7 @@ use pod::lifecycle::{self, Namesake, SandboxPhase};
 use pod::plan::StorageLimits;
 use pod::sandbox::NamespaceMode;
 use pod::{ContainerSpec, NodeFacts, SandboxSpec};
-use pod_task::{Command, PodHandle, PodTask};
+use pod_task::{Asked, Command, PodHandle, PodTask};
 use shim::{Launch, Shim};
 use shim_api::{ReopenLog, request};
 use store::{Paths, SandboxRecord};
@@ -151,6 +172,8 @@ pub(crate) struct Inner {
     checkpoints: checkpoint::Places,
     /// Permits to look at what containers want of the host, each held until the host has answered.
     lookups: Arc<Semaphore>,
+    /// What was found of earlier runs, or would not go.
+    leaks: Leaks,
     /// Held as long as the engine lives: nobody else uses the folders.
     _locks: [OwnedFd; 2],
 }
@@ -226,6 +249,7 @@ impl Engine {
     /// [`Error::Exists`] if another sandbox has this name, namespace, uid and attempt.
     pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<String, Error> {
         let runtime = self.inner.runtime(&spec.handler)?.to_path_buf();
+        about(&spec, None);
         let handle = self.find_or_make(spec, runtime)?;
         handle.made().await?;
         Ok(handle.id.clone())
@@ -243,7 +267,7 @@ impl Engine {
         pods.insert(&handle);
         drop(pods);
         #[expect(clippy::disallowed_methods, reason = "the one task that owns this pod")]
-        drop(tokio::spawn(task.make_and_run()));
+        drop(tokio::spawn(task.make_and_run(tracing::Span::current())));
         Ok(handle)
     }
 
@@ -368,13 +392,15 @@ impl Engine {
     /// [`Error::Failed`] if the kernel cannot end it, with the reason.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
         let container = self.container(id)?;
+        // Inside of the step it would not be heard.
+        self.about_container(&container);
         let id = container.id.clone();
-        self.ask(&container.sandbox_id, |reply| Command::StopContainer {
+        let stopped = self.ask(&container.sandbox_id, |reply| Command::StopContainer {
             id,
             grace,
             reply,
-        })
-        .await
+        });
+        step!("stop", exec::milliseconds(grace), stopped).await
     }
 
     /// Removes a container, ending it if it runs. Its log stays.
@@ -472,7 +498,11 @@ impl Engine {
         let container = self.container(id)?;
         let shim = self.running(&container)?;
         let process = process_of(&container, &command, false).await?;
-        exec::run(&shim, new_id(), process, self.root_of(&container), timeout).await
+        self.about_container(&container);
+        let root = self.root_of(&container);
+        let allowed = timeout.map_or(ANY_TIME_MS, exec::milliseconds);
+        let run = exec::run(&shim, new_id(), process, root, timeout);
+        step!("exec", allowed, run).await
     }
 
     /// Starts a command in a running container, its streams to be followed.
@@ -541,6 +571,12 @@ impl Engine {
     fn root_of(&self, container: &Container) -> (u32, u32) {
         let sandbox = self.sandbox(&container.sandbox_id);
         sandbox.map_or((0, 0), |sandbox| sandbox.spec.namespaces.root())
+    }
+
+    fn about_container(&self, container: &Container) {
+        if let Ok(sandbox) = self.sandbox(&container.sandbox_id) {
+            about(&sandbox.spec, Some(&container.id));
+        }
     }
 
     fn running(&self, container: &Container) -> Result<Arc<Shim>, Error> {
@@ -631,9 +667,11 @@ impl Engine {
         let handle = handle.ok_or_else(|| Error::sandbox_not_found(sandbox))?;
         let (sender, receiver) = oneshot::channel();
         let ended = || Error::sandbox_not_found(sandbox);
+        let command = command(sender);
+        about(&handle.spec, command.container());
         handle
             .queue
-            .send(command(sender))
+            .send(Asked::new(command))
             .await
             .map_err(|_closed| ended())?;
         receiver.await.map_err(|_closed| ended())?
@@ -733,9 +771,22 @@ async fn process_of(
     exec::process(&config, command, terminal)
 }
 
+/// What a step may take that ends in its own good time, ms.
+const ANY_TIME_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// Says of the operation under way what it is about, for those who watch the daemon.
+fn about(pod: &SandboxSpec, container: Option<&str>) {
+    let (namespace, name) = (&pod.namespace, &pod.name);
+    let between = if container.is_some() { " " } else { "" };
+    let id = container.unwrap_or_default();
+    let subject = format_args!("{namespace}/{name}{between}{id}");
+    tracing::Span::current().record("subject", tracing::field::display(subject));
+}
+
 /// Runs what may block on a thread that may.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work)
+    let operation = tracing::Span::current();
+    tokio::task::spawn_blocking(move || operation.in_scope(work))
         .await
         .expect("it neither panics nor is it cancelled")
 }

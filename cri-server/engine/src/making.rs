@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::checkpoint::restore;
 use crate::error::Error;
+use crate::leaks::Leak;
 use crate::owned::{self, OwnedContainer, Pod, Process};
 use crate::shim::{Launch, News, Shim};
 use crate::store::{self, ContainerRecord, SandboxRecord};
@@ -50,15 +51,16 @@ pub(crate) async fn sandbox(pod: &mut Pod) -> Result<(), Error> {
     let plan = pod::plan_sandbox(&id, &pod.record.spec, &paths, &facts)?;
     pod.record.has_init = plan.init.is_some();
     keep_sandbox(&engine, &pod.record).await?;
-    prepare(&engine, &id, &pod.record.spec.log_directory, plan.clone()).await?;
+    let prepared = prepare(&engine, &id, &pod.record.spec.log_directory, plan.clone());
+    step!("namespaces", prepared).await?;
     if plan.namespaces.contains(&Namespace::Network) {
         let wanted = attachment(&engine, &pod.record);
-        let attached = engine.network.attach(&wanted).await?;
+        let attached = step!("network_setup", engine.network.attach(&wanted)).await?;
         pod.record.ips = attached.ips;
         pod.record.cni_result = attached.cni_result;
     }
     if let Some(spec) = plan.init {
-        start_init(pod, *spec).await?;
+        step!("init", start_init(pod, *spec)).await?;
     }
     pod.record.phase = SandboxPhase::Ready;
     keep_sandbox(&engine, &pod.record).await
@@ -67,14 +69,16 @@ pub(crate) async fn sandbox(pod: &mut Pod) -> Result<(), Error> {
 /// Writes a sandbox's record.
 pub(crate) async fn keep_sandbox(engine: &Inner, record: &SandboxRecord) -> Result<(), Error> {
     let (paths, record) = (engine.paths.clone(), record.clone());
-    let written = blocking(move || store::put_sandbox(&paths, &record)).await;
+    let written = blocking(move || store::put_sandbox(&paths, &record));
+    let written = step!("record", written).await;
     step("writing the sandbox's record", written)
 }
 
 /// Writes a container's record.
 pub(crate) async fn keep_container(engine: &Inner, record: &ContainerRecord) -> Result<(), Error> {
     let (paths, record) = (engine.paths.clone(), record.clone());
-    let written = blocking(move || store::put_container(&paths, &record)).await;
+    let written = blocking(move || store::put_container(&paths, &record));
+    let written = step!("record", written).await;
     step("writing the container's record", written)
 }
 
@@ -283,12 +287,13 @@ async fn begin(
     call: request::Call,
 ) -> Result<(), Error> {
     let launch = process.launch.clone();
-    step("starting the shim", shim::start(&launch))?;
+    let started = async { step("starting the shim", shim::start(&launch)) };
+    step!("shim_start", started).await?;
     let connected = Shim::connect(&launch.container, &launch.bundle, teller.clone());
     let shim = process
         .shim
         .insert(step("connecting to the shim", connected)?);
-    match shim.call(call, &[]).await? {
+    match step!("runtime_create", shim.call(call, &[])).await? {
         (reply::Result::Created(created), _) => {
             process.pid = Some(created.pid).filter(|pid| *pid > 0);
         }
@@ -372,6 +377,7 @@ pub(crate) async fn container(
     let undone = teardown::unfinished(engine, &container.record, launch, log).await;
     let left = undone.err().map(|left| {
         tracing::error!(container = id, error = %left, "undoing a container");
+        engine.leaks.found(Leak::Stuck);
         container.settle_unknown(&error.to_string());
         Box::new(container)
     });
@@ -397,8 +403,9 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         None => asked_as(&spec.image, &spec.user_specified_image),
         Some(_) => &spec.image,
     };
-    engine.images.permit(&image, named, &pod.namespace).await?;
-    let mut lookups = look_up(engine, &spec).await?;
+    let permitted = engine.images.permit(&image, named, &pod.namespace);
+    step!("signatures", permitted).await?;
+    let mut lookups = step!("lookup", look_up(engine, &spec)).await?;
     let label = mount_label(&spec.security, &engine.facts)?;
     let ids = place.ids();
     let rootfs = container.process.launch.bundle.join("rootfs");
@@ -409,22 +416,22 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         step("making the bundle", made)
     })
     .await?;
-    engine
-        .images
-        .mount_changed(
-            &image.id,
-            &container.record.id,
-            &rootfs,
-            ids.as_ref(),
-            restored.as_ref().map(|from| from.changes.clone()),
-            label.as_deref(),
-        )
-        .await?;
+    let mounted = engine.images.mount_changed(
+        &image.id,
+        &container.record.id,
+        &rootfs,
+        ids.as_ref(),
+        restored.as_ref().map(|from| from.changes.clone()),
+        label.as_deref(),
+    );
+    step!("mount", mounted).await?;
     let (launch, mounts) = (&container.process.launch, &container.record.spec.mounts);
-    let volumes = volumes::mount(place, launch, mounts, ids.as_ref(), &mut lookups.sources).await?;
+    let volumes = volumes::mount(place, launch, mounts, ids.as_ref(), &mut lookups.sources);
+    let volumes = step!("volumes", volumes).await?;
     container.record.volume_refs = volumes;
     if let Some(label) = label {
-        relabel(place, &spec, &lookups.sources, label).await?;
+        let relabelled = relabel(place, &spec, &lookups.sources, label);
+        step!("relabel", relabelled).await?;
     }
     let plan = plan(place, container, &spec, &image, &lookups, &rootfs).await?;
     if plan.account != NewAccount::default() {

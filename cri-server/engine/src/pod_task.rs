@@ -17,9 +17,11 @@ use pod::{ContainerSpec, SandboxSpec};
 use shim_api::{Start, request};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use crate::checkpoint::restore;
 use crate::error::Error;
+use crate::leaks::Leak;
 use crate::making::{self, Place};
 use crate::owned::{Answer, OwnedContainer, Pod};
 use crate::shim::News;
@@ -72,12 +74,52 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// The container that it is about, if it is about one that has an id.
+    pub(crate) fn container(&self) -> Option<&str> {
+        match self {
+            Self::Start { id, .. }
+            | Self::StopContainer { id, .. }
+            | Self::RemoveContainer { id, .. }
+            | Self::End { id, .. }
+            | Self::Update { id, .. } => Some(id),
+            Self::Create { .. } | Self::Stop { .. } | Self::Remove { .. } | Self::Budget { .. } => {
+                None
+            }
+        }
+    }
+}
+
+/// A command in the queue, with the operation that it belongs to.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    command: Command,
+    operation: Span,
+    /// The wait in the queue, a step of the operation until the task takes it up.
+    _waiting: Span,
+}
+
+impl Asked {
+    pub(crate) fn new(command: Command) -> Self {
+        Self {
+            command,
+            operation: Span::current(),
+            _waiting: tracing::error_span!(target: "wherry::step", "queue"),
+        }
+    }
+
+    /// The command, with the span in which it is to be carried out. It waits no longer.
+    fn take_up(self) -> (Command, Span) {
+        (self.command, self.operation)
+    }
+}
+
 /// How the rest of the engine reaches a pod's task.
 #[derive(Debug)]
 pub(crate) struct PodHandle {
     pub(crate) id: String,
     pub(crate) spec: Arc<SandboxSpec>,
-    pub(crate) queue: mpsc::Sender<Command>,
+    pub(crate) queue: mpsc::Sender<Asked>,
     made: watch::Receiver<Option<Result<(), Error>>>,
 }
 
@@ -96,7 +138,7 @@ impl PodHandle {
 pub(crate) struct PodTask {
     pub(crate) pod: Pod,
     pub(crate) news: mpsc::UnboundedReceiver<News>,
-    queue: mpsc::Receiver<Command>,
+    queue: mpsc::Receiver<Asked>,
     made: watch::Sender<Option<Result<(), Error>>>,
     began: Instant,
 }
@@ -131,15 +173,18 @@ impl PodTask {
 
     /// Makes the sandbox, then serves it to its end. What could not be undone of a failure stays
     /// visible, not ready, for its client to remove.
-    pub(crate) async fn make_and_run(mut self) {
-        let Err(error) = Box::pin(making::sandbox(&mut self.pod)).await else {
+    pub(crate) async fn make_and_run(mut self, operation: Span) {
+        let making = Box::pin(making::sandbox(&mut self.pod)).instrument(operation.clone());
+        let Err(error) = making.await else {
+            drop(operation);
             self.pod.publish();
             return self.run().await;
         };
-        let undone = self.undo().await;
+        let undone = self.undo().instrument(operation).await;
         let id = &self.pod.record.id;
         if let Err(left) = undone {
             tracing::error!(sandbox = id, error = %left, "undoing a sandbox");
+            self.pod.engine.leaks.found(Leak::Stuck);
             self.made.send_replace(Some(Err(error)));
             return self.run_unready().await;
         }
@@ -167,9 +212,13 @@ impl PodTask {
                 biased;
                 Some(news) = self.news.recv() => Box::pin(self.hear(news)).await,
                 () = sleep_until(deadline) => self.on_deadline(),
-                command = self.queue.recv() => match command {
+                asked = self.queue.recv() => match asked.map(Asked::take_up) {
                     // Boxed: what a pod costs while it is idle is this loop.
-                    Some(command) => if Box::pin(self.carry_out(command)).await { return },
+                    Some((command, operation)) => {
+                        if Box::pin(self.carry_out(command)).instrument(operation).await {
+                            return;
+                        }
+                    }
                     None => return,
                 },
             }
@@ -294,7 +343,8 @@ impl PodTask {
             true => self.attend(restore::start(&engine, &record, &shim)).await,
             false => {
                 let call = request::Call::Start(Start {});
-                self.attend(shim.call(call, &[])).await.map(|_done| None)
+                let started = step!("runtime_start", shim.call(call, &[]));
+                self.attend(started).await.map(|_done| None)
             }
         };
         let Some(container) = self.pod.containers.get_mut(id) else {

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::error::OpenError;
 use crate::handlers::Features;
+use crate::leaks::{Leak, Leaks};
 use crate::owned::{self, OwnedContainer, Pod, Process};
 use crate::pod_task::PodTask;
 use crate::shim::News;
@@ -69,6 +70,7 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
         rates: crate::stats::Rates::default(),
         checkpoints: checkpoint::Places::default(),
         lookups: Arc::new(Semaphore::new(making::MAX_LOOKUPS)),
+        leaks: Leaks::default(),
         _locks: locks,
     });
     recover(&inner, rebooted).await?;
@@ -204,6 +206,7 @@ async fn recover(inner: &Arc<Inner>, rebooted: bool) -> Result<(), OpenError> {
             reason,
             "a sandbox's record cannot be read; it is removed"
         );
+        inner.leaks.found(Leak::Record);
     }
     if rebooted {
         inventory.found.iter_mut().for_each(forget_boot);
@@ -269,6 +272,7 @@ async fn drop_checkpoints(inner: &Inner, found: &[Found]) {
     let folder = inner.paths.checkpoints();
     for name in strangers(&folder, &awaited) {
         let path = folder.join(name);
+        inner.leaks.found(Leak::Checkpoint);
         let removed = blocking(move || fs::remove_dir_all(path)).await;
         if let Err(error) = removed {
             tracing::warn!(%error, "removing a checkpoint that was not finished");
@@ -289,6 +293,7 @@ async fn remove_orphans(inner: &Arc<Inner>, inventory: &store::Inventory) {
     }
     let mut tasks = JoinSet::new();
     for id in strangers(&inner.paths.bundles(), &known) {
+        inner.leaks.found(Leak::Bundle);
         let inner = Arc::clone(inner);
         tasks.spawn(async move {
             if let Err(error) = teardown::orphan(&inner, &id).await {
@@ -298,10 +303,9 @@ async fn remove_orphans(inner: &Arc<Inner>, inventory: &store::Inventory) {
     }
     while tasks.join_next().await.is_some() {}
     let damaged = inventory.damaged.iter().map(|(id, _)| id.clone());
-    for id in strangers(&inner.paths.sandboxes(), &known)
-        .into_iter()
-        .chain(damaged)
-    {
+    let strays = strangers(&inner.paths.sandboxes(), &known);
+    strays.iter().for_each(|_| inner.leaks.found(Leak::Sandbox));
+    for id in strays.into_iter().chain(damaged) {
         if let Err(error) = teardown::sandbox(inner, &id, None).await {
             tracing::error!(sandbox = id, %error, "removing what has no record");
         }
@@ -326,6 +330,9 @@ async fn recover_pod(inner: &Arc<Inner>, found: Found) {
     }
     recover_init(&mut task.pod);
     let unfinished = task.pod.record.phase == SandboxPhase::Reserved;
+    if unfinished {
+        inner.leaks.found(Leak::Unfinished);
+    }
     if unfinished && undone(&mut task).await {
         return;
     }
@@ -404,6 +411,7 @@ async fn recover_container(pod: &mut Pod, record: ContainerRecord) {
         record, process, ..
     } = &mut container;
     if !record.made {
+        pod.engine.leaks.found(Leak::Unfinished);
         let log = record.spec.log_file(pod.record.spec.log_directory());
         let undone = teardown::unfinished(&pod.engine, record, &process.launch, log).await;
         let Err(error) = undone else { return };

@@ -235,6 +235,11 @@ impl Shim {
         self.waiting.lock().expect(LOCK).closed
     }
 
+    /// Commands that it runs beside the container's own process.
+    pub(crate) fn exec_sessions(&self) -> usize {
+        self.waiting.lock().expect(LOCK).execs.len()
+    }
+
     /// Makes a request and waits for its answer.
     pub(crate) async fn call(
         &self,

@@ -74,10 +74,8 @@ async fn is_left(engine: &Inner, cgroup: &str, launch: &Launch) -> bool {
 async fn files(engine: &Inner, launch: &Launch, mounts: &[Mount]) -> Result<(), Error> {
     volumes::unmount(engine, launch, mounts).await?;
     let rootfs = launch.bundle.join("rootfs");
-    engine
-        .images
-        .unmount_rootfs(&launch.container, &rootfs)
-        .await?;
+    let unmounted = engine.images.unmount_rootfs(&launch.container, &rootfs);
+    step!("unmount", unmounted).await?;
     let bundle = launch.bundle.clone();
     let checkpoint = engine.paths.checkpoint(&launch.container);
     blocking(move || {
@@ -170,7 +168,7 @@ pub(crate) async fn lost(engine: &Inner, cgroup: &str, launch: &Launch) -> Resul
 
 /// The network and the namespaces of a sandbox whose processes have ended.
 pub(crate) async fn release(engine: &Inner, sandbox: &str) -> Result<(), Error> {
-    engine.network.detach(sandbox).await?;
+    step!("network_teardown", engine.network.detach(sandbox)).await?;
     let (folder, shm) = (engine.paths.namespaces(sandbox), engine.paths.shm(sandbox));
     blocking(move || namespaces::unpin(&folder).and_then(|()| namespaces::unmount(&shm)))
         .await

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pod::lifecycle::ContainerPhase;
 
-use crate::pod_task::Command;
+use crate::pod_task::{Asked, Command};
 use crate::view::Container;
 use crate::{Inner, LOCK};
 
@@ -58,6 +58,6 @@ fn end(engine: &Inner, container: &Container, why: String) {
     let pods = engine.pods.lock().expect(LOCK);
     if let Some(pod) = pods.by_id.get(&container.sandbox_id) {
         let id = container.id.clone();
-        drop(pod.queue.try_send(Command::End { id, why }));
+        drop(pod.queue.try_send(Asked::new(Command::End { id, why })));
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::Error;
 
@@ -170,11 +171,15 @@ where
         clippy::disallowed_methods,
         reason = "owned by the flight, which stops it when dropped"
     )]
-    let task = tokio::spawn(async move {
-        let result = work.await;
-        // If nobody listens any more, nobody is to be told.
-        drop(tell.send(Some(result)));
-    });
+    // What it logs belongs to the operation of whoever came first.
+    let task = tokio::spawn(
+        async move {
+            let result = work.await;
+            // If nobody listens any more, nobody is to be told.
+            drop(tell.send(Some(result)));
+        }
+        .in_current_span(),
+    );
     Flight {
         outcome,
         task: task.abort_handle(),
@@ -188,7 +193,8 @@ where
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
+    let operation = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || operation.in_scope(work)).await {
         Ok(result) => result,
         Err(stopped) => Err(Error::Other(format!("a worker thread was lost: {stopped}"))),
     }

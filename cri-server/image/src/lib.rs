@@ -52,6 +52,23 @@
 //! hundreds, and would add a format of its own, a file that has to be repaired when it breaks, and
 //! a second truth beside the folders. A broken record costs one image, which is pulled again.
 
+/// Marks work as a step of the operation under way, for those who watch the daemon: a span of the
+/// target `wherry::step`. The second number is how many milliseconds it may take beyond the usual.
+macro_rules! step {
+    ($name:literal, $work:expr) => {
+        tracing::Instrument::instrument(
+            $work,
+            tracing::error_span!(target: "wherry::step", $name),
+        )
+    };
+    ($name:literal, $allowed:expr, $work:expr) => {
+        tracing::Instrument::instrument(
+            $work,
+            tracing::error_span!(target: "wherry::step", $name, allowed_ms = $allowed),
+        )
+    };
+}
+
 mod archive;
 mod check;
 mod digest;
@@ -73,6 +90,7 @@ mod room;
 mod scrub;
 mod signature;
 mod store;
+mod tally;
 mod usage;
 mod worker;
 
@@ -103,6 +121,7 @@ pub use signature::Signatures;
 use store::catalog::Catalog;
 use store::layers::{Layers, Lease};
 use store::trash::Trash;
+pub use tally::Tally;
 use usage::Measured;
 use worker::Workers;
 pub use worker::{Worker, unpack_worker};
@@ -332,6 +351,7 @@ impl Store {
         credentials: Option<&Credentials>,
         namespace: &str,
     ) -> Result<String, Error> {
+        tracing::Span::current().record("subject", reference);
         let name = Reference::parse(reference)?;
         // Without a gate it does not matter for whom; with one, nobody joins what another may have.
         let judged_for = self.gate.as_ref().map_or("", |_| namespace);
@@ -340,7 +360,8 @@ impl Store {
         let (store, credentials) = (Arc::clone(self), credentials.cloned());
         let namespace = namespace.to_owned();
         let pulled = self.pulls.join(&key, self.grace, |cancelled| {
-            pull::pull(store, name, credentials, namespace, cancelled)
+            let counts = store.progress.counts();
+            counts.pull(pull::pull(store, name, credentials, namespace, cancelled))
         });
         let pulled = pulled.await;
         // A pull takes memory of which little stays, which the allocator would keep for the next.

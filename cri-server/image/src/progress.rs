@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
+use crate::tally::Counts;
 
 /// How often a pull tells in the log how far it is.
 pub(crate) const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -65,18 +66,26 @@ pub(crate) struct Counter {
     total: u64,
     received: AtomicU64,
     verified: AtomicBool,
+    counts: Arc<Counts>,
 }
 
 impl Counter {
     /// Says how many bytes have come in.
     pub(crate) fn received(&self, bytes: u64) {
-        self.received
-            .store(bytes.min(self.total), Ordering::Relaxed);
+        let before = self.set(bytes);
+        // Less than before: the layer is fetched anew.
+        self.counts
+            .received(bytes.checked_sub(before).unwrap_or(bytes));
+    }
+
+    /// Answers with what it was before.
+    fn set(&self, bytes: u64) -> u64 {
+        self.received.swap(bytes.min(self.total), Ordering::Relaxed)
     }
 
     /// Says that the layer is whole and right.
     pub(crate) fn verified(&self) {
-        self.received(self.total);
+        self.set(self.total);
         self.verified.store(true, Ordering::Relaxed);
     }
 
@@ -120,7 +129,10 @@ struct State {
 
 /// All pulls under way.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Progress(Arc<Mutex<State>>);
+pub(crate) struct Progress {
+    state: Arc<Mutex<State>>,
+    counts: Arc<Counts>,
+}
 
 impl Progress {
     /// Shows a pull until the answer is dropped.
@@ -141,13 +153,18 @@ impl Progress {
         }
     }
 
+    /// What all pulls came to.
+    pub(crate) fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
     /// All of them, the oldest first.
     pub(crate) fn all(&self) -> Vec<PullProgress> {
         self.lock().pulls.values().map(Shown::now).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -167,7 +184,7 @@ impl Pull {
             .retain(|_, counter| counter.strong_count() > 0);
         let counters: Vec<_> = layers
             .iter()
-            .map(|layer| counter(&mut state, layer))
+            .map(|layer| counter(&mut state, layer, &self.progress.counts))
             .collect();
         if let Some(shown) = state.pulls.get_mut(&self.id) {
             shown.layers.clone_from(&counters);
@@ -219,7 +236,7 @@ impl Drop for Pull {
 }
 
 /// The counter that another pull uses for that layer, or a new one.
-fn counter(state: &mut State, layer: &Descriptor) -> Arc<Counter> {
+fn counter(state: &mut State, layer: &Descriptor, counts: &Arc<Counts>) -> Arc<Counter> {
     if let Some(known) = state.counters.get(&layer.digest).and_then(Weak::upgrade) {
         return known;
     }
@@ -228,6 +245,7 @@ fn counter(state: &mut State, layer: &Descriptor) -> Arc<Counter> {
         total: layer.size,
         received: AtomicU64::new(0),
         verified: AtomicBool::new(false),
+        counts: Arc::clone(counts),
     });
     let weak = Arc::downgrade(&counter);
     state.counters.insert(layer.digest.clone(), weak);

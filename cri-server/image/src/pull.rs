@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use crate::digest::Digest;
 use crate::flight::{Cancelled, blocking};
@@ -37,6 +38,9 @@ pub(crate) fn layers_at_once() -> usize {
     (processors + 1).clamp(MIN_LAYERS_AT_ONCE, MAX_LAYERS_AT_ONCE)
 }
 
+/// What a step may take that ends in its own good time, ms.
+const ANY_TIME_MS: u64 = 30 * 24 * 3600 * 1000;
+
 /// Gets an image and answers with its id.
 pub(crate) async fn pull(
     store: Arc<Store>,
@@ -48,7 +52,7 @@ pub(crate) async fn pull(
     let shown = store.progress.begin(&name.to_string());
     let registry = &store.registry;
     let repository = Arc::new(registry.repository(&name, credentials.as_ref()).await?);
-    let resolved = repository.resolve().await?;
+    let resolved = step!("resolve", repository.resolve()).await?;
     let names = Names {
         // A name with a digest does not say what its tag means now.
         tag: name.tagged().filter(|_| name.digest().is_none()),
@@ -60,7 +64,7 @@ pub(crate) async fn pull(
     if let Some(gate) = &store.gate {
         let found = wanted.find(&store, &repository).await?;
         let asked = gate.at_pull(&store, &name, credentials.as_ref(), &namespace, &found);
-        kept = Some(asked.await?);
+        kept = Some(step!("signatures", asked).await?);
         wanted = Wants::Known(Box::new(found));
     }
     if let Some(id) = name_present(&store, &digest, &names, &cancelled).await? {
@@ -69,8 +73,8 @@ pub(crate) async fn pull(
     }
     let Found {
         served, manifest, ..
-    } = wanted.find(&store, &repository).await?;
-    let config = repository.small_blob(&manifest.config).await?;
+    } = step!("manifest", wanted.find(&store, &repository)).await?;
+    let config = step!("manifest", repository.small_blob(&manifest.config)).await?;
     let (_, diff_ids) = parse_config(&config, manifest.layers.len())?;
     let counters = shown.layers(&manifest.layers);
     for (counter, diff_id) in counters.iter().zip(&diff_ids) {
@@ -80,7 +84,8 @@ pub(crate) async fn pull(
     }
     room::check(&store.root, &shown)?;
     let fetched = fetch_layers(&store, &repository, &manifest.layers, &diff_ids, counters);
-    let leases = telling(&shown, fetched).await?;
+    // However long it takes: the log is told of its progress.
+    let leases = step!("download", ANY_TIME_MS, telling(&shown, fetched)).await?;
     let received = Received {
         id: manifest.config.digest,
         layers: diff_ids,
@@ -90,7 +95,8 @@ pub(crate) async fn pull(
     };
     let id = received.id.as_str().to_owned();
     let shown_in = Arc::clone(&store);
-    blocking(move || show(&shown_in, received, &names, &leases, &cancelled)).await?;
+    let shown = blocking(move || show(&shown_in, received, &names, &leases, &cancelled));
+    step!("record", shown).await?;
     keep(&store, kept).await?;
     Ok(id)
 }
@@ -337,15 +343,13 @@ async fn fetch_layers(
     wanted.sort_by_key(|(_, (layer, _))| std::cmp::Reverse(layer.size));
     let mut fetches = JoinSet::new();
     for (diff_id, (layer, counter)) in wanted {
-        fetches.spawn(layer_of(
-            Arc::clone(store),
-            Arc::clone(repository),
-            Wanted {
-                layer: layer.clone(),
-                diff_id: diff_id.clone(),
-                counter,
-            },
-        ));
+        let wanted = Wanted {
+            layer: layer.clone(),
+            diff_id: diff_id.clone(),
+            counter,
+        };
+        let fetch = layer_of(Arc::clone(store), Arc::clone(repository), wanted);
+        fetches.spawn(fetch.in_current_span());
     }
     let mut leases = Vec::new();
     while let Some(fetched) = fetches.join_next().await {

@@ -16,6 +16,7 @@ use crate::check::{Seen, damaged, look_at, mend};
 use crate::error::During;
 use crate::layer::table::Pace;
 use crate::store::trash::be_idle;
+use crate::tally::Counts;
 use crate::{Error, Store};
 
 /// The file whose time says when all layers were last looked at.
@@ -53,6 +54,7 @@ pub(crate) fn start(store: &Arc<Store>, scrub: Scrub, stopped: Stopped) -> Resul
         .map_err(|cause| Error::Other(format!("looking at layers in the background: {cause}")))?;
     let scrubber = Scrubber {
         store: Arc::downgrade(store),
+        counts: store.progress.counts(),
         runtime,
         done: store.root.join(DONE),
         every: scrub.every,
@@ -71,6 +73,7 @@ pub(crate) fn start(store: &Arc<Store>, scrub: Scrub, stopped: Stopped) -> Resul
 
 struct Scrubber {
     store: Weak<Store>,
+    counts: Arc<Counts>,
     runtime: Handle,
     done: PathBuf,
     every: Duration,
@@ -99,11 +102,15 @@ impl Scrubber {
         let (mut whole, mut bad) = (0_u64, 0_u64);
         for id in layers.all() {
             match look_at(&layers, &id, &self.throttle) {
-                Seen::Whole => whole += 1,
+                Seen::Whole => {
+                    whole += 1;
+                    self.counts.scrubbed(true);
+                }
                 Seen::Unknown | Seen::Gone => {}
                 Seen::Stopped => return None,
                 Seen::Damaged(reason) => {
                     bad += 1;
+                    self.counts.scrubbed(false);
                     let store = self.store.upgrade()?;
                     let mut finding = damaged(&store, &id, reason);
                     self.runtime.block_on(mend(&store, &mut finding));
@@ -113,6 +120,11 @@ impl Scrubber {
         tracing::info!(whole, damaged = bad, "all layers were looked at");
         Some(())
     }
+}
+
+/// When all layers of the store were last looked at.
+pub(crate) fn last_look(root: &Path) -> Option<SystemTime> {
+    last(&root.join(DONE))
 }
 
 fn last(done: &Path) -> Option<SystemTime> {

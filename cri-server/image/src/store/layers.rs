@@ -285,6 +285,11 @@ impl Layers {
         Ok(())
     }
 
+    /// What is removed and not yet deleted.
+    pub(crate) fn trash_usage(&self) -> Usage {
+        self.trash.usage()
+    }
+
     /// Moves to the trash what nothing holds after a start.
     pub(crate) fn drop_unheld(&self) {
         let unheld = self.lock().take_unheld();
