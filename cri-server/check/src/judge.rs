@@ -53,7 +53,7 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     all
 }
 
-fn finding(subject: &'static str, weight: Weight, found: impl Into<String>) -> Finding {
+pub(crate) fn finding(subject: &'static str, weight: Weight, found: impl Into<String>) -> Finding {
     Finding {
         subject,
         weight,
@@ -63,7 +63,7 @@ fn finding(subject: &'static str, weight: Weight, found: impl Into<String>) -> F
 }
 
 impl Finding {
-    fn cure(mut self, cure: impl Into<String>) -> Finding {
+    pub(crate) fn cure(mut self, cure: impl Into<String>) -> Finding {
         self.cure = Some(cure.into());
         self
     }
@@ -408,7 +408,7 @@ fn disk(disk: &Disk) -> Vec<Finding> {
 }
 
 /// With the largest unit that leaves a number over 1.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     let mut rest = bytes;

@@ -10,6 +10,7 @@
 mod facts;
 mod judge;
 mod look;
+pub mod pressure;
 mod show;
 
 use std::path::PathBuf;
@@ -64,7 +65,9 @@ pub struct Finding {
 /// Looks at this host.
 #[must_use]
 pub fn host(asked: &Asked) -> Vec<Finding> {
-    judge::all(&look::host(asked))
+    let mut findings = judge::all(&look::host(asked));
+    findings.extend(pressure::host_wide());
+    findings
 }
 
 /// The heaviest of the findings.

@@ -73,7 +73,7 @@ pub(crate) fn host(asked: &Asked) -> Facts {
     }
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
@@ -213,7 +213,7 @@ fn kind_of(mountinfo: &str, folder: &Path) -> String {
 }
 
 /// proc_meminfo(5) counts in KiB.
-fn memory(text: &str) -> Option<(u64, u64)> {
+pub(crate) fn memory(text: &str) -> Option<(u64, u64)> {
     let of = |name: &str| -> Option<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         let kib: u64 = line
