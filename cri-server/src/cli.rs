@@ -80,6 +80,21 @@ pub(crate) enum Command {
     /// Nothing of theirs is changed. What has no equal is named. Ends with 1 if an image could not be
     /// taken along.
     Migrate(Migrate),
+    /// Say what the running daemon does now, for how long, and what waits for what
+    #[command(args_conflicts_with_subcommands = true)]
+    Debug {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(subcommand)]
+        command: Option<Debug>,
+    },
+    /// Print the daemon's metrics, in Prometheus' text format
+    Metrics {
+        /// Print what there is, as the page docs/metrics.md; needs no daemon
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Stop everything and remove every process, link, rule, mount and file of this daemon
     Reset {
         /// Leave the images where they are
@@ -160,6 +175,17 @@ pub(crate) enum ConfigCommand {
     /// Print the manual page wherryd.toml(5)
     #[command(hide = true)]
     Man,
+}
+
+/// More than what the daemon does now.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Debug {
+    /// Write all that a report of a fault should have to one file, without secrets; works without a
+    /// daemon, too
+    Report {
+        /// The file; what is there is replaced [default: standard output]
+        file: Option<PathBuf>,
+    },
 }
 
 /// What to do with images.

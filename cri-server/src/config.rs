@@ -14,8 +14,10 @@ mod file;
 mod key;
 mod keys;
 mod listen;
+mod metrics;
 mod nearest;
 mod network;
+mod pressure;
 mod reference;
 mod runtimes;
 mod show;
@@ -31,6 +33,8 @@ use pod::plan::StorageLimits;
 use tracing_subscriber::filter::Targets;
 
 use crate::cli::{Flags, UNPACK_WORKER};
+use crate::metrics::http;
+use crate::operations;
 use file::FileError;
 pub(crate) use key::Applies;
 pub(crate) use show::print;
@@ -64,10 +68,26 @@ pub(crate) struct Settings {
     pub(crate) streaming: streaming::Config,
     /// Folder of archives whose images are there from the beginning.
     pub(crate) preload: Option<PathBuf>,
+    /// How its lines look.
+    pub(crate) log_format: LogFormat,
+    /// When it is warned of what runs short.
+    pub(crate) thresholds: check::pressure::Thresholds,
+    /// Where metrics are served, if they are.
+    pub(crate) metrics: Option<http::Address>,
     /// The engine's part.
     pub(crate) engine: engine::Config,
     /// What all of it was put together from.
     pub(crate) values: Values,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For a person.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// Why a configuration is refused.
@@ -228,6 +248,12 @@ fn settle(values: Values, flags: &Flags, programs: &Path) -> Result<Settings, Er
         preload: values.optional_path("images.preload"),
         streaming: listen::streaming(&values)?,
         log: log_targets(&values.fixed("log.level"))?,
+        log_format: match values.fixed("log.format").as_str() {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
+        thresholds: pressure::thresholds(&values)?,
+        metrics: metrics::address(&values)?,
         engine: engine::Config {
             runtimes: runtimes::settle(&values, &default_runtime, programs)?,
             default_runtime,
@@ -328,7 +354,8 @@ fn log_targets(level: &str) -> Result<Targets, Error> {
             "{part:?} is none of {}",
             known.join(", ")
         ))),
-        None => Ok(targets),
+        // Operations are spans at the level of errors: their ids are in every line.
+        None => Ok(targets.with_target(operations::ALL, tracing::Level::ERROR)),
     }
 }
 

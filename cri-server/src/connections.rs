@@ -8,7 +8,8 @@
 //! Nor is a message that is too long for either side OUT_OF_RANGE here, as tonic has it, but
 //! RESOURCE_EXHAUSTED, as gRPC's own list of codes and the other CRI servers have it.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes, Frame};
@@ -22,6 +23,10 @@ use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::codegen::Service as _;
 use tonic::service::Routes;
+use tracing::Instrument as _;
+
+use crate::metrics::{Recorder, code_name};
+use crate::operations::{Id, OPERATION, Parent};
 
 /// What an HTTP/2 stream may send before it waits, bytes: a list of 500 containers is larger than
 /// the protocol's 64 KiB.
@@ -41,6 +46,10 @@ const MAX_PENDING_RESETS: usize = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Header with the client's deadline (gRPC over HTTP/2, "Timeout").
 const DEADLINE: &str = "grpc-timeout";
+/// Header with the client's span (W3C Trace Context).
+const TRACE: &str = "traceparent";
+/// Most bytes of a service's and of a verb's name that are kept.
+const MAX_NAME: usize = 64;
 
 /// Header, or trailer, with the code of an answer.
 const CODE: HeaderName = HeaderName::from_static("grpc-status");
@@ -53,6 +62,7 @@ const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
 pub(crate) async fn serve(
     listener: UnixListener,
     routes: Routes,
+    recorder: &Arc<Recorder>,
     stopped: impl Future<Output = ()>,
 ) {
     let connections = GracefulShutdown::new();
@@ -62,7 +72,7 @@ pub(crate) async fn serve(
         tokio::select! {
             () = &mut stopped => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => begin(stream, routes.clone(), &connections),
+                Ok((stream, _)) => begin(stream, routes.clone(), recorder, &connections),
                 Err(error) => {
                     tracing::warn!(%error, "a client cannot connect");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -75,11 +85,24 @@ pub(crate) async fn serve(
 }
 
 /// Serves one connection on a task of its own.
-fn begin(stream: UnixStream, routes: Routes, connections: &GracefulShutdown) {
+fn begin(
+    stream: UnixStream,
+    routes: Routes,
+    recorder: &Arc<Recorder>,
+    connections: &GracefulShutdown,
+) {
+    let recorder = Arc::clone(recorder);
     let service = service_fn(move |mut request| {
         forget_deadline(&mut request);
-        let answer = routes.clone().call(request);
-        async move { answer.await.map(told_apart) }
+        let mut asked = Asked::new(&request, &recorder);
+        let answer = routes.clone().call(request).instrument(asked.span.clone());
+        async move {
+            let response = answer.await.map(told_apart);
+            if let Ok(response) = &response {
+                asked.answered(response.headers());
+            }
+            response
+        }
     });
     // The system's default does as well.
     if let Err(error) = set_socket_send_buffer_size_force(&stream, SEND_BUFFER) {
@@ -102,6 +125,75 @@ fn begin(stream: UnixStream, routes: Routes, connections: &GracefulShutdown) {
             tracing::debug!(%error, "a connection broke");
         }
     }));
+}
+
+/// A request that is counted by its answer, or by its client's leaving.
+struct Asked {
+    recorder: Arc<Recorder>,
+    service: String,
+    verb: String,
+    since: Instant,
+    code: Option<i32>,
+    span: tracing::Span,
+}
+
+impl Asked {
+    fn new<B>(request: &Request<B>, recorder: &Arc<Recorder>) -> Self {
+        let (service, verb) = names(request.uri().path());
+        let header = request.headers().get(TRACE);
+        let parent = header.and_then(|header| Parent::parse(header.to_str().ok()?));
+        Self {
+            recorder: Arc::clone(recorder),
+            service: service.to_owned(),
+            verb: verb.to_owned(),
+            since: Instant::now(),
+            code: None,
+            span: span(service, verb, parent),
+        }
+    }
+
+    /// Takes note of the answer. What fails has its code in the headers; the rest is well, or a
+    /// stream.
+    fn answered(&mut self, headers: &HeaderMap) {
+        let code = headers.get(CODE).and_then(|code| code.to_str().ok());
+        let code = code.and_then(|code| code.parse().ok()).unwrap_or_default();
+        self.code = Some(code);
+        self.span.record("code", code_name(code));
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let took = self.since.elapsed();
+        self.recorder
+            .answered(&self.service, &self.verb, self.code, took);
+    }
+}
+
+/// The span of an operation: at the level of errors, so that its id is in every line that is logged.
+fn span(service: &str, verb: &str, parent: Option<Parent>) -> tracing::Span {
+    use tracing::field::Empty;
+    tracing::error_span!(
+        target: OPERATION,
+        parent: None,
+        "operation",
+        id = %Id::new(),
+        service,
+        verb = %verb,
+        subject = Empty,
+        code = Empty,
+        trace = parent.map(|parent| format!("{:032x}", parent.trace)),
+        parent = parent.map(|parent| format!("{:016x}", parent.span)),
+        sampled = parent.map(|parent| parent.sampled),
+    )
+}
+
+/// Service and verb in a path `/package.Service/Verb`, both bounded.
+fn names(path: &str) -> (&str, &str) {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let (service, verb) = path.split_once('/').unwrap_or((path, ""));
+    let bounded = |name: &'_ str| name.floor_char_boundary(MAX_NAME);
+    (&service[..bounded(service)], &verb[..bounded(verb)])
 }
 
 fn forget_deadline<B>(request: &mut Request<B>) {
@@ -157,12 +249,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn names_of_a_path() {
+        let check = |path: &str, service: &str, verb: &str| {
+            assert_eq!(names(path), (service, verb), "{path}");
+        };
+        check(
+            "/runtime.v1.RuntimeService/Version",
+            "runtime.v1.RuntimeService",
+            "Version",
+        );
+        check("", "", "");
+        check("/x", "x", "");
+        let long = "\u{fc}".repeat(MAX_NAME);
+        check(
+            &format!("/{long}/{long}"),
+            &long[..MAX_NAME],
+            &long[..MAX_NAME],
+        );
+    }
+
     #[tokio::test]
     async fn a_stop_closes_the_door() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        serve(listener, Routes::default(), std::future::ready(())).await;
+        let recorder = Arc::new(Recorder::new());
+        serve(
+            listener,
+            Routes::default(),
+            &recorder,
+            std::future::ready(()),
+        )
+        .await;
         assert!(UnixStream::connect(&path).await.is_err());
     }
 }

@@ -25,6 +25,11 @@ pub(crate) fn print(settings: &Settings, json: bool) -> Result<ExitCode> {
     })
 }
 
+/// The same for a report.
+pub(crate) fn text(settings: &Settings) -> String {
+    check::text(&check::host(&asked(settings)))
+}
+
 /// What of the configuration meets the host.
 fn asked(settings: &Settings) -> Asked {
     let engine = &settings.engine;

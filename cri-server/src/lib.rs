@@ -10,9 +10,13 @@ mod connections;
 mod containerd;
 mod control;
 mod inspection;
+mod journal;
 mod manager;
 mod manual;
+mod metrics;
 mod migration;
+mod operations;
+mod pressure;
 mod reload;
 mod rpc;
 mod serve;
@@ -22,12 +26,14 @@ mod version;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use cli::{Cli, Command};
+use config::{LogFormat, Settings};
 use reload::Reloading;
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
@@ -87,9 +93,13 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     }
     let settings = config::load(&cli.flags, &programs)?;
     let (filter, log) = Layer::new(settings.log.clone());
+    let watched = Watched::default();
     // A client's answer is its output and its exit code; the daemon's log is elsewhere.
-    if !matches!(cli.command, Some(Command::Images(_))) {
-        start_log(filter);
+    if !matches!(
+        cli.command,
+        Some(Command::Images(_) | Command::Debug { .. } | Command::Metrics { .. })
+    ) {
+        start_log(&settings, filter, &watched);
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let runtime = runtime().context("starting threads")?;
@@ -102,7 +112,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                     log,
                     values: settings.values.clone(),
                 };
-                let served = serve::serve(settings, reloading).await;
+                let served = serve::serve(settings, reloading, &watched).await;
                 served.map(|()| ExitCode::SUCCESS)
             }
             Some(Command::Images(command)) => {
@@ -113,6 +123,22 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 reset.map(|()| ExitCode::SUCCESS)
             }
             Some(Command::UnpackWorker) => unreachable!("that command has a way of its own"),
+            Some(Command::Debug {
+                command: Some(cli::Debug::Report { file }),
+                ..
+            }) => {
+                let flags = &cli.flags;
+                let told = control::report::report(&settings, flags, file.as_deref());
+                Box::pin(told).await.map(|()| ExitCode::SUCCESS)
+            }
+            Some(Command::Debug { json, .. }) => {
+                let told = control::debug::debug(&settings, *json);
+                Box::pin(told).await.map(|()| ExitCode::SUCCESS)
+            }
+            Some(Command::Metrics { .. }) => {
+                let told = control::client::metrics(&settings).await;
+                told.map(|()| ExitCode::SUCCESS)
+            }
             Some(Command::Check { json }) => inspection::print(&settings, *json),
             Some(
                 Command::Config { .. }
@@ -131,6 +157,9 @@ fn run(cli: &Cli) -> Result<ExitCode> {
 fn about_itself(cli: &Cli) -> Option<Result<()>> {
     match &cli.command {
         _ if cli.version => Some(programs().and_then(|folder| version::print(&folder))),
+        Some(Command::Metrics { markdown: true }) => {
+            Some(control::client::print(&metrics::markdown()))
+        }
         Some(Command::Completion { shell }) => Some(manual::print_completion(*shell)),
         Some(Command::Man { folder }) => Some(manual::write_pages(folder)),
         _ => None,
@@ -146,16 +175,45 @@ fn programs() -> Result<PathBuf> {
         .into())
 }
 
-fn start_log(filter: Layer<Targets, Registry>) {
+/// What the daemon knows of its own work.
+#[derive(Debug)]
+struct Watched {
+    operations: Arc<operations::Operations>,
+    recorder: Arc<metrics::Recorder>,
+    /// What runs short on the host.
+    pressure: Arc<pressure::Pressure>,
+    /// The last lines of the log.
+    journal: Arc<journal::Journal>,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self {
+            operations: Arc::default(),
+            recorder: Arc::new(metrics::Recorder::new()),
+            pressure: Arc::default(),
+            journal: Arc::default(),
+        }
+    }
+}
+
+/// Begins the log. Operations are spans: their ids are in every line, whatever the level.
+fn start_log(settings: &Settings, filter: Layer<Targets, Registry>, watched: &Watched) {
+    use tracing_subscriber::Layer as _;
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    let layer = tracing_subscriber::fmt::layer()
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(std::io::stderr);
+        .with_writer(journal::Writer(Arc::clone(&watched.journal)));
+    let lines = match settings.log_format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let watcher = operations::Watcher::new(&watched.operations, &watched.recorder);
     tracing_subscriber::registry()
-        .with(filter)
-        .with(layer)
+        .with(lines.with_filter(filter))
+        .with(watcher.with_filter(operations::Watcher::filter()))
         .init();
 }
 

@@ -6,9 +6,10 @@ use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use check::pressure::Thresholds;
 use engine::Engine;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,9 +18,10 @@ use tonic::service::Routes;
 
 use crate::config::Settings;
 use crate::manager::Passed;
+use crate::metrics::{self, http};
 use crate::reload::Reloading;
 use crate::socket::{self, Bound};
-use crate::{connections, containerd, control, manager, rpc};
+use crate::{Watched, connections, containerd, control, manager, operations, pressure, rpc};
 
 /// Mode of the CRI socket: root and its group.
 const CRI_MODE: u32 = 0o660;
@@ -29,6 +31,8 @@ const CONTROL_MODE: u32 = 0o600;
 const CONTAINERD_MODE: u32 = 0o600;
 /// How long requests that are under way at a stop may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Time between two looks for operations that are stuck.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Whether and why the daemon stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,11 @@ pub(crate) struct ResetWish {
 /// # Errors
 ///
 /// The configuration cannot be used here, a socket is taken, or the engine cannot be opened.
-pub(crate) async fn serve(mut settings: Settings, reloading: Reloading) -> Result<()> {
+pub(crate) async fn serve(
+    mut settings: Settings,
+    reloading: Reloading,
+    watched: &Watched,
+) -> Result<()> {
     // From here on it asks for a reload, and does not end the daemon.
     let hangups = signal(SignalKind::hangup()).context("watching for SIGHUP")?;
     settings.engine.shim_open_files = raise_open_files();
@@ -71,19 +79,26 @@ pub(crate) async fn serve(mut settings: Settings, reloading: Reloading) -> Resul
     let folders = Folders::of(&settings.engine);
     let engine = Arc::new(Box::pin(Engine::open(settings.engine)).await?);
     let sockets = places.bind()?;
+    let metrics = match &settings.metrics {
+        Some(address) => Some(http::Listener::bind(address).await?),
+        None => None,
+    };
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
     let streaming = streaming::Server::bind(settings.streaming).await;
     let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
     manager::ready(&settings.listen);
     let preload = settings.preload.as_deref();
-    let why = Box::pin(serve_all(
-        &engine,
-        &streaming,
-        sockets,
+    let plan = Plan {
         preload,
-        reloading.at_each(hangups, &engine),
-    ))
-    .await?;
+        thresholds: settings.thresholds,
+        metrics,
+    };
+    let reloading = reloading.at_each(hangups, &engine);
+    let served = serve_all(&engine, &streaming, sockets, plan, watched);
+    let why = tokio::select! {
+        why = Box::pin(served) => why?,
+        never = reloading => match never {},
+    };
     tracing::info!(?why, "stopped");
     drop(engine);
     if why == Stop::Reset {
@@ -167,33 +182,50 @@ struct Sockets {
     containerd: Option<Bound>,
 }
 
+/// What goes on beside serving.
+#[derive(Debug)]
+struct Plan<'a> {
+    preload: Option<&'a Path>,
+    thresholds: Thresholds,
+    metrics: Option<http::Listener>,
+}
+
 /// Serves clients, cAdvisor and the operator until told to stop; says why it stopped.
 async fn serve_all(
     engine: &Arc<Engine>,
     streaming: &Arc<streaming::Server>,
     sockets: Sockets,
-    preload: Option<&Path>,
-    reloading: impl Future<Output = Infallible>,
+    plan: Plan<'_>,
+    watched: &Watched,
 ) -> Result<Stop> {
     let (stop, stopped) = watch::channel(Stop::No);
     let (drained, is_drained) = watch::channel(false);
     let (wish, wishes) = mpsc::channel(1);
     let terminated = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
     let interrupted = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
-    let operator_routes = control::service::routes(engine, wish);
+    let sources = metrics::Sources {
+        engine: Arc::clone(engine),
+        operations: Arc::clone(&watched.operations),
+        recorder: Arc::clone(&watched.recorder),
+        journal: Arc::clone(&watched.journal),
+        pressure: Arc::clone(&watched.pressure),
+    };
+    let operator_routes = control::service::routes(&sources, wish);
     let cri = async {
         let begun = async {
             until(stopped.clone(), begun).await;
             // They would never end by themselves, and a stop waits for all requests.
             engine.close_events();
         };
-        let served = serve_one(rpc::routes(engine, streaming), sockets.cri, begun).await;
+        let routes = rpc::routes(engine, streaming, &watched.pressure);
+        let served = serve_one(routes, sockets.cri, watched, begun).await;
         drained.send_replace(true);
         served
     };
     let operator = serve_one(
         operator_routes,
         sockets.operator,
+        watched,
         until(stopped.clone(), ended),
     );
     let cadvisor = async {
@@ -201,13 +233,15 @@ async fn serve_all(
             return Ok(());
         };
         let begun = until(stopped.clone(), begun);
-        serve_one(containerd::routes(engine), socket, begun).await
+        serve_one(containerd::routes(engine), socket, watched, begun).await
     };
     tokio::select! {
         result = async { tokio::try_join!(cri, operator, cadvisor) } => { result?; }
         () = overdue(stopped.clone()) => tracing::warn!("requests still under way are cut off"),
-        never = preload_images(engine, preload) => match never {},
-        never = reloading => match never {},
+        never = preload_images(engine, plan.preload) => match never {},
+        never = serve_metrics(plan.metrics, &sources) => match never {},
+        never = look_for_stuck(&watched.operations) => match never {},
+        never = pressure::watch(engine, &watched.pressure, plan.thresholds) => match never {},
         never = reset_when_asked(engine, wishes, is_drained, &stop) => match never {},
         never = stop_on_signal(terminated, interrupted, &stop) => match never {},
     }
@@ -227,13 +261,32 @@ async fn preload_images(engine: &Engine, folder: Option<&Path>) -> Infallible {
     std::future::pending().await
 }
 
+/// Serves metrics where there is an address for them.
+async fn serve_metrics(listener: Option<http::Listener>, sources: &metrics::Sources) -> Infallible {
+    match listener {
+        Some(listener) => listener.serve(sources).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells of operations that take too long, now and then.
+async fn look_for_stuck(operations: &operations::Operations) -> Infallible {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        operations::tell_stuck(operations, Instant::now());
+    }
+}
+
 async fn serve_one(
     routes: Routes,
     mut bound: Bound,
+    watched: &Watched,
     stopped: impl Future<Output = ()>,
 ) -> Result<()> {
     let listener = bound.take().context("a socket is served once")?;
-    connections::serve(listener, routes, stopped).await;
+    connections::serve(listener, routes, &watched.recorder, stopped).await;
     Ok(())
 }
 

@@ -75,10 +75,10 @@ pub use exec::ExecOutput;
 pub use figures::{Disk, Figures, HugePages, Io};
 pub use handlers::{Features, Handler};
 pub use interfaces::{Interface, Traffic};
-/// Which requests this daemon knows of those that a shim may.
-pub use shim_api::PROTOCOL as SHIM_PROTOCOL;
 pub use leaks::{Leak, Leaks};
 pub use load::{Load, PodLoad};
+/// Which requests this daemon knows of those that a shim may.
+pub use shim_api::PROTOCOL as SHIM_PROTOCOL;
 pub use stats::{ContainerStats, SandboxStats, Usage};
 pub use streams::{Attachment, ExecEnd, ExecSession, Followed, Resizer, Terminal};
 pub use view::{Budget, Container, Exit, Sandbox};

@@ -238,6 +238,38 @@ pub(crate) const KEYS: &[Key] = &[
                   is rotated. Holds for containers that are made from now on.",
     },
     Key {
+        name: "metrics.address",
+        kind: Kind::Text,
+        default: Nothing("not served"),
+        flag: None,
+        applies: AtStart,
+        meaning: "Where Prometheus may ask for metrics, at `/metrics`: an address and a port, or `unix:///path` (docs/metrics.md).",
+    },
+    Key {
+        name: "pressure.free_disk",
+        kind: Kind::Text,
+        default: Text("15%"),
+        flag: None,
+        applies: AtStart,
+        meaning: "How much of a file system should be free; below it, it is warned (docs/operating.md).",
+    },
+    Key {
+        name: "pressure.free_memory",
+        kind: Kind::Size(Zero::Refused),
+        default: Text("100Mi"),
+        flag: None,
+        applies: AtStart,
+        meaning: "How much memory should be to be had; below it, it is warned.",
+    },
+    Key {
+        name: "pressure.log",
+        kind: Kind::Size(Zero::Refused),
+        default: Text("1Gi"),
+        flag: None,
+        applies: AtStart,
+        meaning: "How long one container's log may grow before it is warned that nobody rotates it.",
+    },
+    Key {
         name: "log.level",
         kind: Kind::Text,
         default: Text("info"),
@@ -245,6 +277,14 @@ pub(crate) const KEYS: &[Key] = &[
         applies: AtReload,
         meaning: "What the daemon logs: off, error, warn, info, debug or trace; for a part as in \
                   `info,network=debug`.",
+    },
+    Key {
+        name: "log.format",
+        kind: Kind::OneOf(&["text", "json"]),
+        default: Text("text"),
+        flag: None,
+        applies: AtStart,
+        meaning: "How the lines of the log look: for a person, or one JSON object each.",
     },
 ];
 

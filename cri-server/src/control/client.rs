@@ -9,7 +9,7 @@ use control_api::control_client::ControlClient;
 use control_api::pull_image_update::Update;
 use control_api::{
     ExplainImageRequest, ExportImagesRequest, Image, ImportImagesRequest, ListImagesRequest,
-    PullImageRequest, RemoveImageRequest,
+    MetricsRequest, PullImageRequest, RemoveImageRequest,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -20,7 +20,7 @@ use crate::cli::Images;
 use crate::config::Settings;
 
 /// Digits of an id that are shown, as other tools do.
-const SHORT_ID: usize = 12;
+pub(super) const SHORT_ID: usize = 12;
 const KIB: u64 = 1024;
 
 /// Connects to the daemon whose state lies in `state`.
@@ -44,6 +44,23 @@ pub(crate) async fn connect(state: &Path) -> Result<ControlClient<Channel>> {
             anyhow!("no daemon answers on {path:?}, is wherryd running?: {cause}")
         })?;
     Ok(ControlClient::new(channel))
+}
+
+/// Prints the daemon's metrics.
+///
+/// # Errors
+///
+/// No daemon listens.
+pub(crate) async fn metrics(settings: &Settings) -> Result<()> {
+    print(&metrics_text(settings).await?)
+}
+
+/// The daemon's metrics.
+pub(super) async fn metrics_text(settings: &Settings) -> Result<String> {
+    let mut client = connect(&settings.engine.state).await?;
+    let answer = client.metrics(MetricsRequest {}).await;
+    let answer = answer.map_err(|status| told(&status))?;
+    Ok(answer.into_inner().text)
 }
 
 /// Runs a command on images.

@@ -6,30 +6,38 @@ use std::sync::Arc;
 
 use control_api::control_server::{Control, ControlServer};
 use control_api::{
-    CheckImagesRequest, CheckImagesResponse, ExplainImageRequest, ExplainImageResponse,
-    ExportImagesRequest, ExportImagesResponse, Image, ImportImagesRequest, ImportImagesResponse,
-    ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest,
-    RemoveImageResponse, ResetRequest, ResetResponse,
+    CheckImagesRequest, CheckImagesResponse, DebugRequest, DebugResponse, ExplainImageRequest,
+    ExplainImageResponse, ExportImagesRequest, ExportImagesResponse, Image, ImportImagesRequest,
+    ImportImagesResponse, ListImagesRequest, ListImagesResponse, MetricsRequest, MetricsResponse,
+    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, ResetRequest,
+    ResetResponse,
 };
 use engine::{Engine, Error};
 use tokio::sync::{mpsc, oneshot};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::metrics::{self, Sources};
 use crate::rpc::status;
 use crate::serve::ResetWish;
 
-use super::fsck;
 use super::pulling::Pulling;
+use super::{debug, fsck};
 
 /// The operator's service, ready to be served; it hands a wish for a reset to `reset`.
-pub(crate) fn routes(engine: &Arc<Engine>, reset: mpsc::Sender<ResetWish>) -> Routes {
-    let engine = Arc::clone(engine);
-    Routes::new(ControlServer::new(Operator { engine, reset }))
+pub(crate) fn routes(sources: &Sources, reset: mpsc::Sender<ResetWish>) -> Routes {
+    let engine = Arc::clone(&sources.engine);
+    let sources = sources.clone();
+    Routes::new(ControlServer::new(Operator {
+        engine,
+        sources,
+        reset,
+    }))
 }
 
 struct Operator {
     engine: Arc<Engine>,
+    sources: Sources,
     reset: mpsc::Sender<ResetWish>,
 }
 
@@ -124,6 +132,24 @@ impl Control for Operator {
         let removed = self.engine.images().remove(&name).await;
         let removed = removed.map(|()| RemoveImageResponse {});
         status::answer("remove an image", removed.map_err(Error::from))
+    }
+
+    async fn debug(
+        &self,
+        request: Request<DebugRequest>,
+    ) -> Result<Response<DebugResponse>, Status> {
+        let DebugRequest { log } = request.into_inner();
+        Ok(Response::new(debug::now(&self.sources, log)))
+    }
+
+    async fn metrics(
+        &self,
+        _: Request<MetricsRequest>,
+    ) -> Result<Response<MetricsResponse>, Status> {
+        let sources = self.sources.clone();
+        let text = tokio::task::spawn_blocking(move || metrics::text(&sources)).await;
+        let text = text.map_err(|_stopped| Status::unavailable("the daemon stops"))?;
+        Ok(Response::new(MetricsResponse { text }))
     }
 
     async fn reset(

@@ -36,9 +36,19 @@ use cri_api::runtime_service_server::RuntimeServiceServer;
 use engine::{Engine, Error};
 use tonic::service::Routes;
 
+use crate::pressure::Pressure;
+
 /// Both services, ready to be served.
-pub(crate) fn routes(engine: &Arc<Engine>, streaming: &Arc<Server>) -> Routes {
-    let service = service::Cri::new(Arc::clone(engine), Arc::clone(streaming));
+pub(crate) fn routes(
+    engine: &Arc<Engine>,
+    streaming: &Arc<Server>,
+    pressure: &Arc<Pressure>,
+) -> Routes {
+    let service = service::Cri::new(
+        Arc::clone(engine),
+        Arc::clone(streaming),
+        Arc::clone(pressure),
+    );
     let service = Arc::new(service);
     let runtime = RuntimeServiceServer::from_arc(Arc::clone(&service))
         .max_decoding_message_size(MAX_MESSAGE)
@@ -58,7 +68,7 @@ fn missing_is_fine(result: Result<(), Error>) -> Result<(), Error> {
 }
 
 /// Nanoseconds since the epoch.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -7,6 +7,7 @@ use engine::{Engine, Error, Handler};
 use serde_json::json;
 
 use super::request;
+use crate::pressure::Pressure;
 
 /// Version of the interface as kubelets check it; a constant of its own history.
 const KUBELET_API_VERSION: &str = "0.1.0";
@@ -25,10 +26,16 @@ pub(super) fn version() -> cri::VersionResponse {
 }
 
 /// How the daemon is. A missing network is a condition, never an error.
-pub(super) async fn status(engine: &Engine, request: cri::StatusRequest) -> cri::StatusResponse {
+pub(super) async fn status(
+    engine: &Engine,
+    pressure: &Pressure,
+    request: cri::StatusRequest,
+) -> cri::StatusResponse {
     let status = engine.status();
     let info = if request.verbose {
-        info(engine.config(), &engine.pod_cidr().await)
+        let mut info = info(engine.config(), &engine.pod_cidr().await);
+        info.insert("pressure".to_owned(), short(pressure));
+        info
     } else {
         HashMap::new()
     };
@@ -111,6 +118,13 @@ fn info(config: &engine::Config, pod_cidr: &str) -> HashMap<String, String> {
         },
     });
     HashMap::from([("config".to_owned(), shown.to_string())])
+}
+
+/// What runs short on the host, with the cure; an empty list if nothing does.
+fn short(pressure: &Pressure) -> String {
+    let short = pressure.seen().short;
+    let findings: Vec<_> = short.into_iter().map(|one| one.finding).collect();
+    json!(findings).to_string()
 }
 
 /// Notes what the client says of the node.

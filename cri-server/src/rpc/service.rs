@@ -15,17 +15,27 @@ use super::stream::{Parts, parts};
 use super::{
     checkpoint, container, events, exec, image, metrics, runtime, sandbox, stats, streaming,
 };
+use crate::pressure::Pressure;
 
 /// Both services of one engine.
 #[derive(Debug)]
 pub(super) struct Cri {
     engine: Arc<Engine>,
     streaming: Arc<Server>,
+    pressure: Arc<Pressure>,
 }
 
 impl Cri {
-    pub(super) fn new(engine: Arc<Engine>, streaming: Arc<Server>) -> Self {
-        Self { engine, streaming }
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        streaming: Arc<Server>,
+        pressure: Arc<Pressure>,
+    ) -> Self {
+        Self {
+            engine,
+            streaming,
+            pressure,
+        }
     }
 }
 
@@ -50,7 +60,7 @@ impl RuntimeService for Cri {
         request: Request<cri::StatusRequest>,
     ) -> Result<Response<cri::StatusResponse>, Status> {
         Ok(Response::new(
-            runtime::status(&self.engine, request.into_inner()).await,
+            runtime::status(&self.engine, &self.pressure, request.into_inner()).await,
         ))
     }
 
