@@ -157,11 +157,8 @@ pub(crate) fn uplink_mtu(socket: &mut Socket) -> std::io::Result<u32> {
     else {
         return Ok(USUAL_MTU);
     };
-    let links = route::links(socket)?;
-    let mtu = links
-        .iter()
-        .find(|link| link.index == out.link)
-        .map_or(USUAL_MTU, |link| link.mtu);
+    // Not found in a list of all links: where pods come and go, such a list is torn each time.
+    let mtu = route::link_at(socket, out.link)?.map_or(USUAL_MTU, |link| link.mtu);
     Ok(mtu.clamp(SMALLEST_MTU, USUAL_MTU))
 }
 

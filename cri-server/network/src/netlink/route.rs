@@ -110,9 +110,18 @@ fn link_header(index: u32, flags: u32, change: u32) -> Vec<u8> {
 /// The link of that name, if there is one.
 pub(crate) fn link(socket: &mut Socket, name: &str) -> io::Result<Option<Link>> {
     let mut message = Message::new(GETLINK, 0, &link_header(0, 0, 0));
-    message
-        .put_str(IFLA_IFNAME, name)
-        .put_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+    message.put_str(IFLA_IFNAME, name);
+    one_link(socket, message)
+}
+
+/// The link of that index, if there is one.
+pub(crate) fn link_at(socket: &mut Socket, index: u32) -> io::Result<Option<Link>> {
+    let message = Message::new(GETLINK, 0, &link_header(index, 0, 0));
+    one_link(socket, message)
+}
+
+fn one_link(socket: &mut Socket, mut message: Message) -> io::Result<Option<Link>> {
+    message.put_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
     let mut found = None;
     match socket.get(message, |received| found = parse_link(received.payload)) {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => Ok(None),

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use network::{Config, Error, Network};
 
@@ -129,6 +131,32 @@ lab_test!(
         reaches(Some(&later.netns), "10.97.0.2:80", "10.97.0.3");
     }
 );
+
+lab_test!(links_that_come_and_go_disturb_no_pod, lab, {
+    lab.outside();
+    let network = lab.network();
+    // So many that the kernel tells them in several parts, between which they change.
+    sh(
+        "for i in $(seq 150); do echo link add many$i type veth peer name more$i; done | ip -batch -",
+    );
+    let busy = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&busy);
+    let others = std::thread::spawn(move || {
+        while still.load(Ordering::Relaxed) {
+            sh("for i in $(seq 10); do
+                  echo link add some$i type veth peer name other$i; echo link del some$i; done | ip -batch -");
+        }
+    });
+    let mut attached = vec![];
+    for number in 0..10 {
+        attached.push(network.attach(&lab.pod(&format!("p{number}"))).await);
+    }
+    busy.store(false, Ordering::Relaxed);
+    others.join().unwrap();
+    for got in attached {
+        got.unwrap();
+    }
+});
 
 lab_test!(a_taken_host_port_names_its_owner, lab, {
     let network = lab.network();
