@@ -37,6 +37,7 @@ use crate::metrics::http;
 use crate::operations;
 use file::FileError;
 pub(crate) use key::Applies;
+pub(crate) use reference::man as manual;
 pub(crate) use show::print;
 pub(crate) use values::Values;
 use values::{Origin, Value};

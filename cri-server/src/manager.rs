@@ -96,6 +96,20 @@ pub(crate) fn ready(listen: &Path) {
     say(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
+/// Tells the manager that a reload has begun, which [`reloaded`] ends (systemd.service(5),
+/// `Type=notify-reload`: the time tells it from what was said before).
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => say(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "the service manager cannot be told of a reload"),
+    }
+}
+
+/// Tells the manager that a reload has ended, well or not: the daemon serves as before.
+pub(crate) fn reloaded(outcome: &str) {
+    say(&[NotifyState::Ready, NotifyState::Status(outcome)]);
+}
+
 /// Tells the manager that the daemon is about to end.
 pub(crate) fn stopping() {
     say(&[

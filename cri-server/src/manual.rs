@@ -10,13 +10,16 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::cli::Cli;
+use crate::config;
 
 /// Section of the pages: system administration.
 const SECTION: &str = "8";
+/// The page of the configuration.
+const CONFIGURATION: &str = "wherryd.toml.5";
 /// The program.
 const NAME: &str = "wherryd";
 
-/// Writes `wherryd.8` and a page for each command into a folder.
+/// Writes `wherryd.8`, `wherryd.toml.5` and a page for each command into a folder.
 ///
 /// # Errors
 ///
@@ -24,7 +27,9 @@ const NAME: &str = "wherryd";
 pub(crate) fn write_pages(folder: &Path) -> Result<()> {
     let mut command = Cli::command();
     command.build();
-    write_page(&command, folder)
+    write_page(&command, folder)?;
+    let path = folder.join(CONFIGURATION);
+    std::fs::write(&path, config::manual()).with_context(|| format!("writing {path:?}"))
 }
 
 fn write_page(command: &clap::Command, folder: &Path) -> Result<()> {
@@ -68,6 +73,7 @@ mod tests {
         assert!(page("wherryd-images-fsck.8").contains("\\-\\-repair"));
         assert!(page("wherryd-check.8").contains("\\-\\-json"));
         assert!(!folder.path().join("wherryd-man.8").exists());
+        assert!(page(CONFIGURATION).contains("\n.B cni_conf_dir\n"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tracing_subscriber::reload::Handle;
 
 use crate::cli::Flags;
 use crate::config::{self, Applies, Settings, Values};
+use crate::manager;
 
 /// What decides which events are logged, while the daemon runs.
 pub(crate) type LogFilter = Handle<Targets, Registry>;
@@ -37,26 +38,37 @@ impl Reloading {
             if hangups.recv().await.is_none() {
                 return std::future::pending().await;
             }
-            self.reload(engine);
+            manager::reloading();
+            let outcome = if self.reload(engine) {
+                "serving; the configuration was read again"
+            } else {
+                "serving; a new configuration was refused, the old one holds"
+            };
+            manager::reloaded(outcome);
         }
     }
 
-    /// A configuration that is refused changes nothing.
-    fn reload(&mut self, engine: &Engine) {
-        match config::load(&self.flags, &self.programs) {
-            Ok(settings) => self.take_over(settings, engine),
-            Err(error) => {
-                tracing::error!(%error, "reload: the configuration is refused; all stays as it was");
-            }
+    /// A configuration that is refused changes nothing; says whether it was taken.
+    fn reload(&mut self, engine: &Engine) -> bool {
+        let taken = config::load(&self.flags, &self.programs)
+            .map_err(anyhow::Error::from)
+            .and_then(|settings| self.take_over(settings, engine));
+        if let Err(error) = &taken {
+            tracing::error!(%error, "reload: the configuration is refused; all stays as it was");
         }
+        taken.is_ok()
     }
 
-    fn take_over(&mut self, settings: Settings, engine: &Engine) {
+    /// The first step is the one that may fail.
+    fn take_over(&mut self, settings: Settings, engine: &Engine) -> anyhow::Result<()> {
         let differing = self.values.differing(&settings.values);
         let names = |applies| -> Vec<&str> {
             let names = differing.iter().filter(|(_, when)| *when == applies);
             names.map(|(name, _)| name.as_str()).collect()
         };
+        engine
+            .images()
+            .judge_by(&settings.engine.image.signatures)?;
         engine.limit_storage(settings.engine.limits);
         if let Err(error) = self.log.reload(settings.log) {
             tracing::error!(%error, "reload: what is logged stays as it was");
@@ -68,5 +80,6 @@ impl Reloading {
         let changed = names(Applies::AtReload);
         tracing::info!(keys = ?changed, "reload: the configuration was read again");
         self.values.take_reloadable(settings.values);
+        Ok(())
     }
 }

@@ -97,7 +97,7 @@ mod worker;
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -193,7 +193,7 @@ pub struct Store {
     /// How long a pull goes on that nobody waits for.
     grace: Duration,
     /// Decides whether an image may be used, where somebody is to decide.
-    gate: Option<Gate>,
+    gate: RwLock<Option<Arc<Gate>>>,
     /// Pulls under way, by name and by who asks.
     pulls: Flights<(String, String), String>,
     /// Layers under way, by the digests of their tar and of what is sent.
@@ -311,7 +311,7 @@ impl Store {
             registry,
             platform: Platform::host(),
             grace,
-            gate,
+            gate: RwLock::new(gate.map(Arc::new)),
             pulls: Flights::default(),
             layer_flights: Flights::default(),
             progress: Progress::default(),
@@ -354,7 +354,7 @@ impl Store {
         tracing::Span::current().record("subject", reference);
         let name = Reference::parse(reference)?;
         // Without a gate it does not matter for whom; with one, nobody joins what another may have.
-        let judged_for = self.gate.as_ref().map_or("", |_| namespace);
+        let judged_for = self.gate().map_or("", |_| namespace);
         let asking = format!("{} {judged_for}", registry::fingerprint(credentials));
         let key = (name.to_string(), asking);
         let (store, credentials) = (Arc::clone(self), credentials.cloned());
@@ -423,13 +423,31 @@ impl Store {
     ///
     /// [`Error::Signature`] says why it may not.
     pub async fn permit(&self, image: &Image, asked: &str, namespace: &str) -> Result<(), Error> {
-        let Some(gate) = &self.gate else {
+        let Some(gate) = self.gate() else {
             return Ok(());
         };
         let view = self.catalog.view();
         let entry = view.resolve(&image.id);
         let entry = entry.ok_or_else(|| Error::NotFound(image.id.clone()))?;
         gate.at_use(self, entry, asked, namespace).await
+    }
+
+    /// Changes who decides whether an image may be used; a policy is read anew. What is asked already
+    /// is decided by whom it was asked of. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be used: all stays as it was.
+    pub fn judge_by(&self, signatures: &Signatures) -> Result<(), Error> {
+        let gate = Gate::open(signatures, &self.root)?.map(Arc::new);
+        *self.gate.write().unwrap_or_else(PoisonError::into_inner) = gate;
+        Ok(())
+    }
+
+    /// Who decides whether an image may be used, where somebody does.
+    fn gate(&self) -> Option<Arc<Gate>> {
+        let gate = self.gate.read();
+        gate.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The pulls under way, the oldest first. Never waits.
@@ -522,7 +540,7 @@ impl Store {
         let store = Arc::clone(self);
         blocking(move || {
             store.catalog.remove(&id)?;
-            if let Some(gate) = &store.gate {
+            if let Some(gate) = store.gate() {
                 let view = store.catalog.view();
                 gate.prune(|digest| view.by_manifest(digest).is_some());
             }

@@ -61,7 +61,7 @@ pub(crate) async fn pull(
     let digest = resolved.digest.clone();
     let mut wanted = Wants::Unknown(resolved);
     let mut kept = None;
-    if let Some(gate) = &store.gate {
+    if let Some(gate) = store.gate() {
         let found = wanted.find(&store, &repository).await?;
         let asked = gate.at_pull(&store, &name, credentials.as_ref(), &namespace, &found);
         kept = Some(step!("signatures", asked).await?);
@@ -132,7 +132,7 @@ async fn keep(store: &Arc<Store>, kept: Option<Kept>) -> Result<(), Error> {
     let Some(kept) = kept else { return Ok(()) };
     let store = Arc::clone(store);
     blocking(move || {
-        if let Some(gate) = &store.gate {
+        if let Some(gate) = store.gate() {
             gate.keep(&kept);
         }
         Ok(())

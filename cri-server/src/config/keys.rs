@@ -108,16 +108,16 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Path,
         default: Nothing("no signature is asked for"),
         flag: None,
-        applies: AtStart,
+        applies: AtReload,
         meaning: "The file that says who must have signed an image, for namespaces and \
-                  repositories.",
+                  repositories; it is read again at a reload.",
     },
     Key {
         name: "signatures.verifiers",
         kind: Kind::Path,
         default: Nothing("no program is asked"),
         flag: None,
-        applies: AtStart,
+        applies: AtReload,
         meaning: "A folder of programs that all have to allow an image, as containerd's image \
                   verifiers.",
     },
@@ -126,7 +126,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Seconds(600),
         default: Text("10s"),
         flag: None,
-        applies: AtStart,
+        applies: AtReload,
         meaning: "How long each of these programs may take.",
     },
     Key {

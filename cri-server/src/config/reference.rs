@@ -78,7 +78,7 @@ fn applies(key: &Key) -> &'static str {
 }
 
 /// The manual page wherryd.toml(5), in man(7)'s macros.
-pub(super) fn man() -> String {
+pub(crate) fn man() -> String {
     let mut text = String::from(
         ".TH WHERRYD.TOML 5\n.SH NAME\nwherryd.toml \\- configuration of wherryd\n\
          .SH SYNOPSIS\n/etc/wherry/config.toml\n.br\n/etc/wherry/config.d/*.toml\n\

@@ -1,24 +1,33 @@
 //! The configuration: what the operator's commands say of it, and what a reload takes over.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use tests::{Daemon, process, wait};
 
 /// What the daemon logs at the end of a reload that went well.
-const READ_AGAIN: &str = "reload: the configuration was read again";
+pub(crate) const READ_AGAIN: &str = "reload: the configuration was read again";
 
-fn reload(daemon: &Daemon) {
+/// Has the daemon read its configuration again.
+pub(crate) fn reload(daemon: &Daemon) {
     let pid = daemon.pid().unwrap().to_string();
     process::ok(process::bounded("kill").args(["-HUP", &pid])).unwrap();
 }
 
 /// Waits until the log has `text`, `times` over.
-fn wait_for_log(daemon: &Daemon, text: &str, times: usize) {
+pub(crate) fn wait_for_log(daemon: &Daemon, text: &str, times: usize) {
     wait::until(text, || {
         (daemon.log().matches(text).count() >= times).then_some(())
     })
     .unwrap();
+}
+
+/// The next thing that is said on a manager's socket.
+fn next(manager: &UnixDatagram) -> String {
+    let mut text = [0_u8; 4096];
+    let length = manager.recv(&mut text).unwrap();
+    String::from_utf8_lossy(&text[..length]).into_owned()
 }
 
 fn drop_in(daemon: &Daemon, text: &str) -> PathBuf {
@@ -31,13 +40,27 @@ fn drop_in(daemon: &Daemon, text: &str) -> PathBuf {
 
 #[test]
 fn a_reload_takes_over_what_can_change_and_names_the_rest() {
-    let daemon = Daemon::setup().start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let heard = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&heard).unwrap();
+    manager.set_read_timeout(Some(wait::LIMIT)).unwrap();
+    let notify = format!("NOTIFY_SOCKET={}", heard.display());
+    let setup = Daemon::setup().launcher(&["env", &notify]);
+    let daemon = setup.start().unwrap();
+    assert!(next(&manager).starts_with("READY=1"));
     let path = drop_in(
         &daemon,
         "default_runtime = \"wrun\"\n[log]\nlevel = \"debug\"\n[network]\ncni_conf_dir = \"/x\"\n",
     );
     reload(&daemon);
     wait_for_log(&daemon, READ_AGAIN, 1);
+    let begun = next(&manager);
+    assert!(begun.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{begun}");
+    let ended = next(&manager);
+    assert!(
+        ended.contains("READY=1") && ended.contains("read again"),
+        "{ended}"
+    );
     let log = daemon.log();
     assert!(log.contains("keys=[\"log.level\"]"), "{log}");
     assert!(
@@ -58,6 +81,13 @@ fn a_reload_takes_over_what_can_change_and_names_the_rest() {
         "{log}"
     );
     let _served = daemon.client().unwrap();
+
+    assert!(next(&manager).starts_with("RELOADING=1"));
+    let ended = next(&manager);
+    assert!(
+        ended.contains("READY=1") && ended.contains("was refused"),
+        "{ended}"
+    );
 
     // Nothing of the refused one was taken over: the level goes back from debug, not from off.
     fs::remove_file(&path).unwrap();

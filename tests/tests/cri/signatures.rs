@@ -12,6 +12,8 @@ use tests::daemon::Setup;
 use tests::image::{Blob, Format, Image, Packed, digest};
 use tests::{Node, pod};
 
+use crate::config;
+
 /// What a kubelet finds at the beginning of the message.
 const WORD: &str = "SignatureValidationFailed";
 /// Two repositories of the registry.
@@ -182,6 +184,26 @@ fn what_nobody_signed_is_neither_pulled_nor_run_where_signatures_are_wanted() {
         "{refused}"
     );
     create_from(node, "free", &container).unwrap();
+}
+
+#[test]
+fn a_reload_reads_the_policy_again_and_keeps_the_old_one_if_it_is_broken() {
+    let Some(place) = Place::start("default = 'allow'\n") else {
+        return;
+    };
+    push(&place.node, BARE);
+    place.pull("free", BARE).unwrap();
+    let policy = place.folder.path().join("policy.toml");
+    fs::write(&policy, "default = 'refuse'\n").unwrap();
+    config::reload(&place.node.daemon);
+    config::wait_for_log(&place.node.daemon, config::READ_AGAIN, 1);
+    let refused = place.pull("free", BARE).unwrap_err();
+    assert!(refused.contains(WORD), "{refused}");
+    fs::write(&policy, "default = 'perhaps'\n").unwrap();
+    config::reload(&place.node.daemon);
+    config::wait_for_log(&place.node.daemon, "the configuration is refused", 1);
+    let refused = place.pull("free", BARE).unwrap_err();
+    assert!(refused.contains(WORD), "{refused}");
 }
 
 #[test]
