@@ -138,6 +138,10 @@ impl Mover<'_> {
         self.images();
         self.registries(folder)?;
         self.nri();
+        if let Some(address) = self.tree.text(&["metrics", "address"]) {
+            self.moved
+                .set(&["metrics", "address"], address, "metrics.address");
+        }
         if let Some(level) = self.tree.text(&["debug", "level"]) {
             let level = match level.as_str() {
                 "fatal" | "panic" => "error",
@@ -503,7 +507,7 @@ fn of_the_daemon(key: &str) -> Option<&'static str> {
         | "cgroup" | "debug" | "stream_processors" | "disabled_plugins" | "required_plugins" => {
             Some("")
         }
-        "metrics" => Some("wherryd's own figures are for its own keys to say"),
+        "metrics.grpc_histogram" => Some("all operations have histograms"),
         "proxy_plugins" => Some("other snapshotters and stores cannot be plugged in"),
         key if key.starts_with("plugins.") => {
             Some("a part of containerd that wherryd has not, or needs not be told of")
@@ -591,6 +595,8 @@ mod tests {
             r#"version = 2
             [debug]
             level = "warn"
+            [metrics]
+            address = "127.0.0.1:1338"
             [plugins."io.containerd.grpc.v1.cri"]
             sandbox_image = "pause:3"
             max_concurrent_downloads = 7
@@ -617,6 +623,7 @@ mod tests {
             "#,
         );
         check(&moved, "log.level", "\"warn\"");
+        check(&moved, "metrics.address", "\"127.0.0.1:1338\"");
         check(&moved, "streaming.address", "\"10.0.0.1:9\"");
         check(&moved, "network.cni_bin_dirs", "[\"/b\"]");
         check(&moved, "network.cni_conf_dir", "\"/c\"");

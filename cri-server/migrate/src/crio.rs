@@ -208,6 +208,7 @@ fn node(tree: &mut Tree, moved: &mut Moved) {
         };
         moved.set(&["log", "level"], level, "crio.runtime.log_level");
     }
+    metrics(tree, moved);
     let address = tree.text(&["crio", "api", "stream_address"]);
     let port = tree.text(&["crio", "api", "stream_port"]);
     if address.is_some() || port.is_some() {
@@ -217,6 +218,22 @@ fn node(tree: &mut Tree, moved: &mut Moved) {
             &["streaming", "address"],
             format!("{address}:{port}"),
             "crio.api.stream_address",
+        );
+    }
+}
+
+/// Where Prometheus asks; CRI-O serves nobody unless told to.
+fn metrics(tree: &mut Tree, moved: &mut Moved) {
+    let on = tree.truth(&["crio", "metrics", "enable_metrics"]) == Some(true);
+    let host = tree.text(&["crio", "metrics", "metrics_host"]);
+    let port = tree.take(&["crio", "metrics", "metrics_port"]);
+    let port = port.and_then(|port| port.as_integer()).unwrap_or(9090);
+    if on {
+        let address = format!("{}:{port}", host.as_deref().unwrap_or("127.0.0.1"));
+        moved.set(
+            &["metrics", "address"],
+            address,
+            "crio.metrics.enable_metrics",
         );
     }
 }
@@ -331,7 +348,7 @@ fn reason(key: &str) -> Option<&'static str> {
         | "crio.api.grpc_max_recv_msg_size"
         | "crio.runtime.enable_criu_support"
         | "crio.runtime.selinux" => "",
-        "crio.metrics" => "wherryd's own figures are for its own keys to say",
+        "crio.metrics.metrics_collectors" => "all metrics are served",
         "crio.tracing" => "wherryd's own traces are for its own keys to say",
         "crio.nri" => "NRI is for wherryd's own keys to say",
         "crio.storage_option" => "options of the overlay driver; wherryd mounts layers by itself",
@@ -363,6 +380,7 @@ mod tests {
                 "crio.conf.d/10-a.conf",
                 "[crio.runtime]\ncgroup_manager = \"cgroupfs\"\n[crio.runtime.runtimes.sh]\nruntime_path = \"/bin/sh\"\n\
                  [crio.image]\npause_image = \"p\"\npinned_images = [\"a.example/x:1\", \"*keep*\"]\n\
+                 [crio.metrics]\nenable_metrics = true\nmetrics_port = 9537\n\
                  [crio.network]\nplugin_dirs = [\"/opt/cni/bin/\"]\n",
             ),
             (
@@ -394,6 +412,7 @@ mod tests {
             assert_eq!(found.expect(key).value.to_string(), value, "{key}");
         };
         check("cgroup_driver", "\"cgroupfs\"");
+        check("metrics.address", "\"127.0.0.1:9537\"");
         check("runtimes.sh.path", "\"/bin/sh\"");
         check("network.cni_bin_dirs", "[\"/opt/cni/bin\"]");
         let to: Vec<_> = moved
