@@ -10,6 +10,7 @@
 //! keys (defaults) -----------------------+       `--> show, reference
 //! ```
 
+mod collector;
 mod file;
 mod key;
 mod keys;
@@ -73,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     /// When it is warned of what runs short.
     pub(crate) thresholds: check::pressure::Thresholds,
+    /// Where traces go, if they go anywhere.
+    pub(crate) traces: Option<crate::traces::Config>,
     /// Where metrics are served, if they are.
     pub(crate) metrics: Option<http::Address>,
     /// The engine's part.
@@ -254,6 +257,7 @@ fn settle(values: Values, flags: &Flags, programs: &Path) -> Result<Settings, Er
             _ => LogFormat::Text,
         },
         thresholds: pressure::thresholds(&values)?,
+        traces: collector::traces(&values)?,
         metrics: metrics::address(&values)?,
         engine: engine::Config {
             runtimes: runtimes::settle(&values, &default_runtime, programs)?,

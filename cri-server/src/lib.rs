@@ -21,6 +21,7 @@ mod reload;
 mod rpc;
 mod serve;
 mod socket;
+mod traces;
 mod version;
 
 use std::io::Write as _;
@@ -93,7 +94,12 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     }
     let settings = config::load(&cli.flags, &programs)?;
     let (filter, log) = Layer::new(settings.log.clone());
-    let watched = Watched::default();
+    let mut watched = Watched::default();
+    let mut sender = None;
+    if let (None, Some(config)) = (&cli.command, &settings.traces) {
+        let (tracer, of_it) = traces::new(config);
+        (watched.tracer, sender) = (Some(Arc::new(tracer)), Some(of_it));
+    }
     // A client's answer is its output and its exit code; the daemon's log is elsewhere.
     if !matches!(
         cli.command,
@@ -112,7 +118,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                     log,
                     values: settings.values.clone(),
                 };
-                let served = serve::serve(settings, reloading, &watched).await;
+                let served = serve::serve(settings, reloading, &watched, sender).await;
                 served.map(|()| ExitCode::SUCCESS)
             }
             Some(Command::Images(command)) => {
@@ -182,6 +188,8 @@ struct Watched {
     recorder: Arc<metrics::Recorder>,
     /// What runs short on the host.
     pressure: Arc<pressure::Pressure>,
+    /// Where traces go, if they go anywhere.
+    tracer: Option<Arc<traces::Tracer>>,
     /// The last lines of the log.
     journal: Arc<journal::Journal>,
 }
@@ -192,6 +200,7 @@ impl Default for Watched {
             operations: Arc::default(),
             recorder: Arc::new(metrics::Recorder::new()),
             pressure: Arc::default(),
+            tracer: None,
             journal: Arc::default(),
         }
     }
@@ -210,7 +219,7 @@ fn start_log(settings: &Settings, filter: Layer<Targets, Registry>, watched: &Wa
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    let watcher = operations::Watcher::new(&watched.operations, &watched.recorder);
+    let watcher = operations::Watcher::new(watched);
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .with(watcher.with_filter(operations::Watcher::filter()))

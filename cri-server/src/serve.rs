@@ -21,7 +21,9 @@ use crate::manager::Passed;
 use crate::metrics::{self, http};
 use crate::reload::Reloading;
 use crate::socket::{self, Bound};
-use crate::{Watched, connections, containerd, control, manager, operations, pressure, rpc};
+use crate::{
+    Watched, connections, containerd, control, manager, operations, pressure, rpc, traces,
+};
 
 /// Mode of the CRI socket: root and its group.
 const CRI_MODE: u32 = 0o660;
@@ -64,6 +66,7 @@ pub(crate) async fn serve(
     mut settings: Settings,
     reloading: Reloading,
     watched: &Watched,
+    traces: Option<traces::Sender>,
 ) -> Result<()> {
     // From here on it asks for a reload, and does not end the daemon.
     let hangups = signal(SignalKind::hangup()).context("watching for SIGHUP")?;
@@ -98,6 +101,7 @@ pub(crate) async fn serve(
     let why = tokio::select! {
         why = Box::pin(served) => why?,
         never = reloading => match never {},
+        never = send_traces(traces) => match never {},
     };
     tracing::info!(?why, "stopped");
     drop(engine);
@@ -209,6 +213,7 @@ async fn serve_all(
         recorder: Arc::clone(&watched.recorder),
         journal: Arc::clone(&watched.journal),
         pressure: Arc::clone(&watched.pressure),
+        tracer: watched.tracer.clone(),
     };
     let operator_routes = control::service::routes(&sources, wish);
     let cri = async {
@@ -257,6 +262,14 @@ async fn preload_images(engine: &Engine, folder: Option<&Path>) -> Infallible {
             Ok(images) => tracing::info!(?folder, images, "images of the folder are there"),
             Err(error) => tracing::warn!(?folder, %error, "images could not be preloaded"),
         }
+    }
+    std::future::pending().await
+}
+
+/// Sends traces where there is a collector.
+async fn send_traces(sender: Option<traces::Sender>) -> Infallible {
+    if let Some(sender) = sender {
+        sender.run().await;
     }
     std::future::pending().await
 }

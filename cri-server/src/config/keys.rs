@@ -246,6 +246,22 @@ pub(crate) const KEYS: &[Key] = &[
         meaning: "Where Prometheus may ask for metrics, at `/metrics`: an address and a port, or `unix:///path` (docs/metrics.md).",
     },
     Key {
+        name: "tracing.endpoint",
+        kind: Kind::Text,
+        default: Nothing("no traces"),
+        flag: None,
+        applies: AtStart,
+        meaning: "The OpenTelemetry collector that gets traces (OTLP over gRPC):                   `http://host:4317`, or `unix:///path`.",
+    },
+    Key {
+        name: "tracing.sampling",
+        kind: Kind::Text,
+        default: Text("100%"),
+        flag: None,
+        applies: AtStart,
+        meaning: "How many of the operations are traced that no client traces.",
+    },
+    Key {
         name: "pressure.free_disk",
         kind: Kind::Text,
         default: Text("15%"),

@@ -2,6 +2,7 @@
 //! process. Nobody waits for it but the one who asks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::{Engine, Leak, Load};
@@ -15,6 +16,7 @@ use super::table::{self, Kind, Metric};
 use crate::journal::Journal;
 use crate::operations::Operations;
 use crate::pressure::{Pressure, Seen};
+use crate::traces::Tracer;
 
 /// Most pulls that have figures of their own.
 const MAX_PULLS: usize = 64;
@@ -27,6 +29,7 @@ pub(crate) struct Sources {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) pressure: Arc<Pressure>,
+    pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 /// All metrics in Prometheus' text format.
@@ -126,6 +129,11 @@ fn seconds(time: SystemTime) -> f64 {
 
 fn of_daemon(families: &mut Families, sources: &Sources) {
     families.count(&table::BUILD, &[env!("CARGO_PKG_VERSION")], 1);
+    if let Some(tracer) = &sources.tracer {
+        let counts = tracer.counts();
+        families.number(&table::SPANS, &["sent"], counts.sent.load(Relaxed));
+        families.number(&table::SPANS, &["dropped"], counts.dropped.load(Relaxed));
+    }
     families.count(&table::UNDER_WAY, &[], sources.operations.count());
 }
 

@@ -53,6 +53,8 @@ metrics! {
         "Time that a step inside an operation took, such as network_setup, mount, shim_start, runtime_create; queue is the wait for the pod's task.";
     UNDER_WAY: Gauge "wherryd_operations_under_way" [],
         "Operations whose work is not done, whether or not their client still waits.";
+    SPANS: Counter "wherryd_trace_spans_total" ["result"],
+        "Spans for the collector: sent, dropped (it did not take them, or the queue was full). Only with `[tracing] endpoint`.";
     PODS: Gauge "wherryd_pods" ["state"],
         "Pods by state: reserved (being made), ready, not_ready.";
     CONTAINERS: Gauge "wherryd_containers" ["state"],

@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use identity::{Id, Parent};
+use crate::traces::{Ended, Place};
+
+pub(crate) use identity::{Id, Parent, number};
 pub(crate) use watcher::Watcher;
 
 /// Target of the spans that are operations.
@@ -41,6 +43,8 @@ pub(crate) struct Operation {
     pub(crate) service: String,
     pub(crate) verb: String,
     pub(crate) since: Instant,
+    /// Where it belongs in a trace, if it is recorded.
+    place: Option<Place>,
     state: Mutex<State>,
 }
 
@@ -112,17 +116,37 @@ impl Operations {
 }
 
 impl Operation {
-    fn new(id: Id, service: String, verb: String, subject: String) -> Self {
+    fn new(id: Id, service: String, verb: String, place: Option<Place>) -> Self {
         Self {
             id,
             service,
             verb,
             since: Instant::now(),
-            state: Mutex::new(State {
-                subject,
-                ..State::default()
-            }),
+            place,
+            state: Mutex::default(),
         }
+    }
+
+    /// Its span, now that all of its work is done.
+    fn ended(&self) -> Option<Ended> {
+        let state = lock(&self.state);
+        let code = state.answered.clone();
+        let told = code.clone().unwrap_or_else(|| "CANCELLED".into());
+        Some(Ended {
+            place: self.place?,
+            id: self.id.0,
+            name: format!("{}/{}", self.service, self.verb),
+            served: true,
+            took: self.since.elapsed(),
+            attributes: vec![
+                ("rpc.system", "grpc".into()),
+                ("rpc.service", self.service.clone()),
+                ("rpc.method", self.verb.clone()),
+                ("rpc.response.status_code", told.clone()),
+                ("wherry.subject", state.subject.clone()),
+            ],
+            failed: Some(told).filter(|code| code != "OK"),
+        })
     }
 
     fn shown(&self, now: Instant) -> Shown {
@@ -195,7 +219,7 @@ mod tests {
     fn operation() -> Arc<Operation> {
         let text = str::to_owned;
         let id = Id::new();
-        Arc::new(Operation::new(id, text("s"), text("Verb"), String::new()))
+        Arc::new(Operation::new(id, text("s"), text("Verb"), None))
     }
 
     #[test]

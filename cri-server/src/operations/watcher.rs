@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id as SpanId, Record};
@@ -11,21 +12,25 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::{ALL, Id, OPERATION, Operation, Operations, STEP};
+use super::{ALL, Id, OPERATION, Operation, Operations, Parent, STEP, number};
+use crate::Watched;
 use crate::metrics::Recorder;
+use crate::traces::{Ended, Place, Tracer};
 
 /// The layer.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     operations: Arc<Operations>,
     recorder: Arc<Recorder>,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl Watcher {
-    pub(crate) fn new(operations: &Arc<Operations>, recorder: &Arc<Recorder>) -> Self {
+    pub(crate) fn new(watched: &Watched) -> Self {
         Self {
-            operations: Arc::clone(operations),
-            recorder: Arc::clone(recorder),
+            operations: Arc::clone(&watched.operations),
+            recorder: Arc::clone(&watched.recorder),
+            tracer: watched.tracer.clone(),
         }
     }
 
@@ -37,11 +42,14 @@ impl Watcher {
     fn opened(&self, attributes: &Attributes<'_>) -> Option<Arc<Operation>> {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
+        let parent = fields.parent();
+        let tracer = self.tracer.as_ref();
+        let place = tracer.and_then(|tracer| tracer.place(parent));
         let operation = Operation::new(
             fields.id?,
             fields.service.unwrap_or_default(),
             fields.verb.unwrap_or_default(),
-            fields.subject.unwrap_or_default(),
+            place,
         );
         let operation = Arc::new(operation);
         self.operations.insert(&operation);
@@ -49,8 +57,40 @@ impl Watcher {
     }
 }
 
+impl Watcher {
+    fn trace(&self, ended: Option<Ended>) {
+        if let (Some(tracer), Some(ended)) = (&self.tracer, ended) {
+            tracer.take(ended);
+        }
+    }
+}
+
+impl OfStep {
+    /// Its span in a trace.
+    fn ended(&self, name: &str, took: Duration) -> Option<Ended> {
+        let place = Place {
+            parent: self.parent,
+            ..self.operation.place?
+        };
+        Some(Ended {
+            place,
+            id: self.id,
+            name: name.into(),
+            served: false,
+            took,
+            attributes: Vec::new(),
+            failed: None,
+        })
+    }
+}
+
 /// What a step keeps in its span.
-struct OfStep(Arc<Operation>);
+struct OfStep {
+    operation: Arc<Operation>,
+    /// Its own span in a trace, and that of the step around it; 0 if it is not recorded.
+    id: u64,
+    parent: u64,
+}
 
 /// What an operation keeps in its span.
 struct Own(Arc<Operation>);
@@ -78,7 +118,17 @@ where
                 let mut fields = Fields::default();
                 attributes.record(&mut fields);
                 operation.begin(id.into_u64(), span.metadata().name(), fields.allowed);
-                span.extensions_mut().insert(OfStep(operation));
+                let around = span.scope().skip(1).find_map(|span| {
+                    let extensions = span.extensions();
+                    extensions.get::<OfStep>().map(|step| step.id)
+                });
+                let id = operation.place.map_or(0, |_| number());
+                let parent = around.unwrap_or(operation.id.0);
+                span.extensions_mut().insert(OfStep {
+                    operation,
+                    id,
+                    parent,
+                });
             }
             _ => {}
         }
@@ -105,13 +155,15 @@ where
             return;
         };
         let mut extensions = span.extensions_mut();
-        if let Some(OfStep(operation)) = extensions.remove()
-            && let Some((name, took)) = operation.end(id.into_u64())
+        if let Some(step) = extensions.remove::<OfStep>()
+            && let Some((name, took)) = step.operation.end(id.into_u64())
         {
-            self.recorder.step(&operation.verb, name, took);
+            self.recorder.step(&step.operation.verb, name, took);
+            self.trace(step.ended(name, took));
         }
         if let Some(Own(operation)) = extensions.remove() {
             self.operations.remove(&operation);
+            self.trace(operation.ended());
         }
     }
 }
@@ -125,12 +177,32 @@ struct Fields {
     subject: Option<String>,
     code: Option<String>,
     allowed: Option<u64>,
+    trace: Option<u128>,
+    parent: Option<u64>,
+    sampled: bool,
+}
+
+impl Fields {
+    /// The client's span, if it has told one.
+    fn parent(&self) -> Option<Parent> {
+        Some(Parent {
+            trace: self.trace?,
+            span: self.parent?,
+            sampled: self.sampled,
+        })
+    }
 }
 
 impl Visit for Fields {
     fn record_u64(&mut self, field: &Field, value: u64) {
         if field.name() == "allowed_ms" {
             self.allowed = Some(value);
+        }
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        if field.name() == "sampled" {
+            self.sampled = value;
         }
     }
 
@@ -146,6 +218,8 @@ impl Visit for Fields {
             "verb" => self.verb = text(),
             "subject" => self.subject = text(),
             "code" => self.code = text(),
+            "trace" => self.trace = text().and_then(|text| u128::from_str_radix(&text, 16).ok()),
+            "parent" => self.parent = text().and_then(|text| u64::from_str_radix(&text, 16).ok()),
             _ => {}
         }
     }

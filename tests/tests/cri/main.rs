@@ -37,6 +37,7 @@ mod prometheus;
 mod reboot;
 mod restart;
 mod signatures;
+mod spans;
 mod stats;
 mod strangers;
 mod unpacking;

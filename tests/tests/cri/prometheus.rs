@@ -11,7 +11,8 @@ use tests::process::{self, Running};
 use tests::{Node, debian, wait};
 
 /// What is there only while something goes on, or where the system tells it.
-const NOW_AND_THEN: [&str; 6] = [
+const NOW_AND_THEN: [&str; 7] = [
+    "wherryd_trace_spans_total",
     "wherryd_host_limit",
     "wherryd_host_memory_stall_ratio",
     "wherryd_host_used",

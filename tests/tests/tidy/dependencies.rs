@@ -6,11 +6,12 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 24] = [
+const MAY_USE: [(&str, &[&str]); 25] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
     ("containerd-api", &[]),
+    ("otlp-api", &[]),
     ("nri-api", &[]),
     ("sys", &[]),
     ("netlink", &[]),
@@ -44,12 +45,16 @@ const MAY_USE: [(&str, &[&str]); 24] = [
             "image",
             "migrate",
             "network",
+            "otlp-api",
             "nri",
             "streaming",
             "sys",
         ],
     ),
-    ("tests", &["cri-api", "containerd-api", "shim-api"]),
+    (
+        "tests",
+        &["cri-api", "containerd-api", "shim-api", "otlp-api"],
+    ),
     ("bench", &["cri-api", "image", "sys", "tests"]),
     (
         "fuzz",
