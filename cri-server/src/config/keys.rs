@@ -251,7 +251,8 @@ pub(crate) const KEYS: &[Key] = &[
         default: Nothing("no traces"),
         flag: None,
         applies: AtStart,
-        meaning: "The OpenTelemetry collector that gets traces (OTLP over gRPC):                   `http://host:4317`, or `unix:///path`.",
+        meaning: "The OpenTelemetry collector that gets traces (OTLP over gRPC): \
+                  `http://host:4317`, or `unix:///path`.",
     },
     Key {
         name: "tracing.sampling",
