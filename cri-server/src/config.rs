@@ -18,6 +18,7 @@ mod listen;
 mod metrics;
 mod nearest;
 mod network;
+mod plugins;
 mod pressure;
 mod reference;
 mod runtimes;
@@ -38,6 +39,7 @@ use crate::metrics::http;
 use crate::operations;
 use file::FileError;
 pub(crate) use key::Applies;
+pub(crate) use plugins::PluginSocket;
 pub(crate) use reference::man as manual;
 pub(crate) use show::print;
 pub(crate) use values::Values;
@@ -64,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) listen: PathBuf,
     /// Path of the socket on which cAdvisor's questions are answered, where there is one.
     pub(crate) containerd: Option<PathBuf>,
+    /// Path of the socket to which plugins connect, where they may.
+    pub(crate) plugins: Option<PluginSocket>,
     /// What gets logged.
     pub(crate) log: Targets,
     /// Where exec, attach and port-forward are served.
@@ -248,6 +252,7 @@ fn settle(values: Values, flags: &Flags, programs: &Path) -> Result<Settings, Er
     let listen = listen::socket("listen", &values.fixed("listen"))?;
     let containerd = listen::containerd(&values, &listen)?;
     Ok(Settings {
+        plugins: plugins::socket(&values, &listen)?,
         listen,
         preload: values.optional_path("images.preload"),
         streaming: listen::streaming(&values)?,
@@ -279,6 +284,7 @@ fn settle(values: Values, flags: &Flags, programs: &Path) -> Result<Settings, Er
             systemd_cgroup: cgroup_driver(&values),
             pod_process: containerd.is_some(),
             limits: limits(&values),
+            plugins: plugins::settle(&values)?,
             root,
             state,
         },

@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
 
-use crate::config::Settings;
+use crate::config::{PluginSocket, Settings};
 use crate::manager::Passed;
 use crate::metrics::{self, http};
 use crate::reload::Reloading;
@@ -31,6 +31,8 @@ const CRI_MODE: u32 = 0o660;
 const CONTROL_MODE: u32 = 0o600;
 /// Mode of the socket for cAdvisor, which is part of a kubelet: root only.
 const CONTAINERD_MODE: u32 = 0o600;
+/// Mode of the socket for plugins, which can do whatever root can: root only.
+const PLUGINS_MODE: u32 = 0o600;
 /// How long requests that are under way at a stop may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Time between two looks for operations that are stuck.
@@ -86,6 +88,10 @@ pub(crate) async fn serve(
         Some(address) => Some(http::Listener::bind(address).await?),
         None => None,
     };
+    // Before a client is served: what plugins are to see, they see from the beginning.
+    let mut plugins = plugin_socket(settings.plugins.as_ref())?;
+    let listener = plugins.as_mut().and_then(Bound::take);
+    engine.start_plugins(listener).await?;
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
     let streaming = streaming::Server::bind(settings.streaming).await;
     let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
@@ -103,12 +109,28 @@ pub(crate) async fn serve(
         never = reloading => match never {},
         never = send_traces(traces) => match never {},
     };
+    engine.stop_plugins().await;
     tracing::info!(?why, "stopped");
     drop(engine);
     if why == Stop::Reset {
         folders.remove_if_empty();
     }
     Ok(())
+}
+
+/// The socket for plugins. That another engine of the machine has the usual one is no error.
+fn plugin_socket(wanted: Option<&PluginSocket>) -> Result<Option<Bound>> {
+    let Some(wanted) = wanted else {
+        return Ok(None);
+    };
+    match socket::bind(&wanted.path, PLUGINS_MODE) {
+        Ok(bound) => Ok(Some(bound)),
+        Err(error) if wanted.chosen => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "NRI plugins cannot connect; nri.socket names another socket");
+            Ok(None)
+        }
+    }
 }
 
 /// Mounts and namespaces need root; saying so beats the first mount's EPERM.

@@ -23,6 +23,12 @@ pub fn programs() -> PathBuf {
     })
 }
 
+/// Name of the socket for plugins.
+const PLUGINS: &str = "nri.sock";
+/// Name of the folder of plugins that it starts.
+const PLUGIN_FOLDER: &str = "plugins";
+/// Name of the folder of their configurations.
+const PLUGIN_CONFIGS: &str = "plugins.d";
 /// The second socket's name.
 const CONTAINERD: &str = "containerd.sock";
 
@@ -51,6 +57,8 @@ pub struct Setup {
     config: String,
     mirrors: Vec<(String, String)>,
     containerd: bool,
+    /// Keys of its table `[nri]`.
+    plugins: String,
     search_path: Option<String>,
     launcher: Vec<String>,
     programs: Option<PathBuf>,
@@ -106,6 +114,13 @@ impl Setup {
         self.config(&runtime_table(name, path))
     }
 
+    /// More keys for plugins: whole lines.
+    #[must_use]
+    pub fn plugins(mut self, lines: &str) -> Setup {
+        self.plugins.push_str(lines);
+        self
+    }
+
     /// Serves the second socket too, for cAdvisor.
     #[must_use]
     pub fn containerd(mut self) -> Setup {
@@ -134,6 +149,16 @@ impl Setup {
             scratch.subnet(),
             self.config
         );
+        let of_plugins = [
+            ("socket", PLUGINS),
+            ("plugin_path", PLUGIN_FOLDER),
+            ("plugin_config_path", PLUGIN_CONFIGS),
+        ];
+        config.push_str("[nri]\n");
+        for (key, name) in of_plugins {
+            writeln!(config, "{key} = {:?}", scratch.join(name))?;
+        }
+        config.push_str(&self.plugins);
         if self.containerd {
             let socket = scratch.join(CONTAINERD).display().to_string();
             write!(config, "[containerd]\nlisten = \"unix://{socket}\"\n")?;
@@ -202,6 +227,17 @@ impl Daemon {
     /// The socket of CRI.
     pub fn socket(&self) -> PathBuf {
         self.scratch.join("cri.sock")
+    }
+
+    /// The socket for plugins.
+    pub fn plugin_socket(&self) -> PathBuf {
+        self.scratch.join(PLUGINS)
+    }
+
+    /// The folder of plugins that it starts, and that of their configurations.
+    pub fn plugin_folders(&self) -> (PathBuf, PathBuf) {
+        let folder = |name| self.scratch.join(name);
+        (folder(PLUGIN_FOLDER), folder(PLUGIN_CONFIGS))
     }
 
     /// The socket on which cAdvisor's questions are answered, where that was asked for.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::owned::{Answer, OwnedContainer};
+use crate::plugins::{Moment, PodMoment};
 use crate::pod_task::PodTask;
 use crate::shim::{self, News};
 use crate::store::ContainerRecord;
@@ -86,6 +87,7 @@ impl PodTask {
 
     pub(crate) async fn remove_container(&mut self, id: &str) -> Result<(), Error> {
         self.end(&[id.to_owned()]).await?;
+        let words = self.last_words(id).await;
         let container = self.pod.containers.get(id);
         let container = container.ok_or_else(|| Error::container_not_found(id))?;
         let engine = &self.pod.engine;
@@ -93,6 +95,7 @@ impl PodTask {
         engine.view.drop_container(id);
         engine.rates.forget(id);
         self.pod.containers.remove(id);
+        self.tell_removed(words).await;
         Ok(())
     }
 
@@ -101,6 +104,7 @@ impl PodTask {
         let all: Vec<String> = self.pod.containers.keys().cloned().collect();
         self.end(&all).await?;
         if self.pod.record.phase != SandboxPhase::NotReady {
+            self.tell_pod(PodMoment::Stopped).await;
             self.pod.record.phase = SandboxPhase::NotReady;
             self.pod.record.ips.clear();
             self.keep().await?;
@@ -115,6 +119,7 @@ impl PodTask {
             self.remove_container(&id).await?;
         }
         self.undo().await?;
+        self.tell_pod(PodMoment::Removed).await;
         let (engine, id) = (&self.pod.engine, &self.pod.record.id);
         // In this order: who finds no picture of it must not find its task either.
         engine.pods.lock().expect(LOCK).remove(id);
@@ -202,6 +207,9 @@ impl PodTask {
             News::Gone(id) if id == self.pod.record.id => self.init_gone().await,
             News::Exited(id, ended) => self.exited(&id, Some(ended)).await,
             News::Gone(id) => self.gone(&id).await,
+            News::Change { id, wanted, reply } => {
+                drop(reply.send(Box::pin(self.change(&id, &wanted)).await));
+            }
         }
     }
 
@@ -226,6 +234,12 @@ impl PodTask {
     /// Keeps and publishes the end of a container, then answers those who wait for it.
     async fn tell_end(&mut self, id: &str) {
         self.keep_container(id).await;
+        let container = self.pod.containers.get_mut(id);
+        let untold = container.filter(|container| !container.end_told);
+        if let Some(container) = untold {
+            container.end_told = true;
+            Box::pin(self.tell(id, Moment::Stopped)).await;
+        }
         let container = self.pod.containers.get_mut(id);
         let stopping = container.and_then(|container| container.stopping.take());
         for waiter in stopping.unwrap_or_default().waiters {

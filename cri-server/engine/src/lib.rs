@@ -46,6 +46,7 @@ mod load;
 mod making;
 mod namespaces;
 mod owned;
+mod plugins;
 mod pod_task;
 mod recovery;
 mod relabel;
@@ -125,6 +126,8 @@ pub struct Config {
     pub pod_process: bool,
     /// How much any container may leave on disk.
     pub limits: StorageLimits,
+    /// Plugins of the node (NRI).
+    pub plugins: nri::Config,
 }
 
 /// An OCI runtime.
@@ -174,6 +177,8 @@ pub(crate) struct Inner {
     lookups: Arc<Semaphore>,
     /// What was found of earlier runs, or would not go.
     leaks: Leaks,
+    /// Plugins of the node.
+    plugins: nri::Nri,
     /// Held as long as the engine lives: nobody else uses the folders.
     _locks: [OwnedFd; 2],
 }

@@ -26,6 +26,7 @@ use crate::checkpoint::restore;
 use crate::error::Error;
 use crate::leaks::Leak;
 use crate::owned::{self, OwnedContainer, Pod, Process};
+use crate::plugins::{self, About};
 use crate::shim::{Launch, News, Shim};
 use crate::store::{self, ContainerRecord, SandboxRecord};
 use crate::{
@@ -62,6 +63,7 @@ pub(crate) async fn sandbox(pod: &mut Pod) -> Result<(), Error> {
     if let Some(spec) = plan.init {
         step!("init", start_init(pod, *spec)).await?;
     }
+    Box::pin(plugins::run_pod(pod)).await?;
     pod.record.phase = SandboxPhase::Ready;
     keep_sandbox(&engine, &pod.record).await
 }
@@ -363,8 +365,10 @@ pub(crate) async fn container(
         record: ContainerRecord::reserved(id, sandbox, spec, now()),
         process: Process::new(launch),
         stopping: None,
+        end_told: false,
     };
-    let Err(error) = carry_out(place, &mut container).await else {
+    let mut told = None;
+    let Err(error) = carry_out(place, &mut container, &mut told).await else {
         return Ok(container);
     };
     container.process.shim = None;
@@ -375,6 +379,10 @@ pub(crate) async fn container(
     let logs = place.sandbox.spec.log_directory();
     let log = container.record.spec.log_file(logs);
     let undone = teardown::unfinished(engine, &container.record, launch, log).await;
+    if let Some((plugins, about)) = told {
+        Box::pin(plugins::undo_container(&plugins, about)).await;
+        container.end_told = true;
+    }
     let left = undone.err().map(|left| {
         tracing::error!(container = id, error = %left, "undoing a container");
         engine.leaks.found(Leak::Stuck);
@@ -384,7 +392,12 @@ pub(crate) async fn container(
     Err(NotMade { error, left })
 }
 
-async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), Error> {
+/// `told` gets what plugins were told of the container, if they were.
+async fn carry_out(
+    place: &Place,
+    container: &mut OwnedContainer,
+    told: &mut Option<(nri::Nri, About)>,
+) -> Result<(), Error> {
     let engine = &place.engine;
     let asked = Arc::clone(&container.record.spec);
     let pod = &place.sandbox.spec;
@@ -433,13 +446,15 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
         let relabelled = relabel(place, &spec, &lookups.sources, label);
         step!("relabel", relabelled).await?;
     }
-    let plan = plan(place, container, &spec, &image, &lookups, &rootfs).await?;
+    let mut plan = plan(place, container, &spec, &image, &lookups, &rootfs).await?;
     if plan.account != NewAccount::default() {
-        let account = plan.account.clone();
+        let (account, rootfs) = (plan.account.clone(), rootfs.clone());
         blocking(move || rootfs::add_account(&rootfs, &account)).await?;
     }
     describe(&mut container.record, &image, &plan);
     container.record.restored = restored.is_some();
+    let planned = (&*spec, &*image, &mut lookups, rootfs.as_path());
+    ask_plugins(place, container, planned, &mut plan, told).await?;
     keep_container(engine, &container.record).await?;
     let create = create_request(place, &container.record, &plan).await?;
     let call = match &restored {
@@ -448,15 +463,43 @@ async fn carry_out(place: &Place, container: &mut OwnedContainer) -> Result<(), 
     };
     let bundle = container.process.launch.bundle.clone();
     blocking(move || write_bundle(&bundle, &plan.spec)).await?;
-    engine
-        .view
-        .announce(owned::picture(engine, &place.sandbox, container));
     begin(&mut container.process, &place.teller, call).await?;
     if let Some(shim) = &container.process.shim {
         remember(engine, &container.record.id, shim);
     }
     container.record.made = true;
     keep_container(engine, &container.record).await
+}
+
+/// Makes what plugins of the node want to a plan.
+async fn ask_plugins(
+    place: &Place,
+    container: &mut OwnedContainer,
+    (spec, image, lookups, rootfs): (&ContainerSpec, &image::Image, &mut Lookups, &Path),
+    plan: &mut ContainerPlan,
+    told: &mut Option<(nri::Nri, About)>,
+) -> Result<(), Error> {
+    let engine = &place.engine;
+    let picture = owned::picture(engine, &place.sandbox, container);
+    // Before anybody is asked: a plugin that comes now either is asked or sees it.
+    engine.view.announce(picture);
+    let asked = plugins::about(place, container, plan)?;
+    let Some((plugins, about)) = asked else {
+        return Ok(());
+    };
+    let about = &told.insert((plugins.clone(), about)).1;
+    let created = Box::pin(plugins::create(&plugins, about)).await?;
+    if !created.adjust.cdi_devices.is_empty() {
+        let names = plugins::wanted_devices(spec, &created);
+        let folders = engine.config.cdi_spec_dirs.clone();
+        lookups.edits = blocking(move || cdi::edits(&folders, &names)).await?;
+        *plan = self::plan(place, container, spec, image, lookups, rootfs).await?;
+    }
+    plugins::adjust(place, &mut container.record, &created, plan)?;
+    describe(&mut container.record, image, plan);
+    let picture = owned::picture(engine, &place.sandbox, container);
+    engine.view.announce(picture);
+    Ok(())
 }
 
 /// Gives the pod's files, and the sources of mounts that ask for it, the label of a container. For a

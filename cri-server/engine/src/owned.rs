@@ -44,6 +44,8 @@ pub(crate) struct OwnedContainer {
     pub(crate) record: ContainerRecord,
     pub(crate) process: Process,
     pub(crate) stopping: Option<Stopping>,
+    /// Plugins need not be told any more that it has ended.
+    pub(crate) end_told: bool,
 }
 
 /// A container's living side.
@@ -69,18 +71,13 @@ pub(crate) struct Stopping {
 impl Pod {
     /// Publishes the sandbox as it is now.
     pub(crate) fn publish(&self) {
-        let record = &self.record;
-        self.engine.view.put_sandbox(Sandbox {
-            id: record.id.clone(),
-            spec: Arc::clone(&record.spec),
-            phase: record.phase,
-            created_at: record.created_at,
-            ips: record.ips.clone(),
-            cni_result: record.cni_result.clone(),
-            namespaces: self.engine.paths.namespaces(&record.id),
-            init_pid: self.init.as_ref().and_then(|init| init.pid),
-            budget: record.budget.clone(),
-        });
+        self.engine.view.put_sandbox(self.picture());
+    }
+
+    /// The sandbox as it is now.
+    pub(crate) fn picture(&self) -> Sandbox {
+        let pid = self.init.as_ref().and_then(|init| init.pid);
+        sandbox_picture(&self.engine, &self.record, pid)
     }
 
     /// Publishes a container as it is now.
@@ -166,6 +163,25 @@ impl Process {
                 tracing::debug!(container, signal = kill.signal, %error, "signalling");
             }
         }));
+    }
+}
+
+/// A sandbox as the view shows it.
+pub(crate) fn sandbox_picture(
+    engine: &Inner,
+    record: &SandboxRecord,
+    init_pid: Option<i32>,
+) -> Sandbox {
+    Sandbox {
+        id: record.id.clone(),
+        spec: Arc::clone(&record.spec),
+        phase: record.phase,
+        created_at: record.created_at,
+        ips: record.ips.clone(),
+        cni_result: record.cni_result.clone(),
+        namespaces: engine.paths.namespaces(&record.id),
+        init_pid,
+        budget: record.budget.clone(),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::leaks::Leak;
 use crate::making::{self, Place};
 use crate::owned::{Answer, OwnedContainer, Pod};
+use crate::plugins::{self, Moment, PodMoment};
 use crate::shim::News;
 use crate::store::SandboxRecord;
 use crate::view::Budget;
@@ -120,6 +121,9 @@ pub(crate) struct PodHandle {
     pub(crate) id: String,
     pub(crate) spec: Arc<SandboxSpec>,
     pub(crate) queue: mpsc::Sender<Asked>,
+    /// For what plugins want, which the task hears at any time. Unbounded, but each waits for the
+    /// answer to its last wish.
+    pub(crate) urgent: mpsc::UnboundedSender<News>,
     made: watch::Receiver<Option<Result<(), Error>>>,
 }
 
@@ -152,6 +156,7 @@ impl PodTask {
             id: record.id.clone(),
             spec: Arc::clone(&record.spec),
             queue: queue_sender,
+            urgent: teller.clone(),
             made: made_receiver,
         };
         let pod = Pod {
@@ -181,6 +186,7 @@ impl PodTask {
             return self.run().await;
         };
         let undone = self.undo().instrument(operation).await;
+        Box::pin(plugins::undo_pod(&self.pod)).await;
         let id = &self.pod.record.id;
         if let Err(left) = undone {
             tracing::error!(sandbox = id, error = %left, "undoing a sandbox");
@@ -236,10 +242,7 @@ impl PodTask {
                 drop(reply.send(self.remove_container(&id).await));
             }
             Command::End { id, why } => self.end_overuse(&id, why).await,
-            Command::Budget { budget, reply } => {
-                self.pod.record.budget = *budget;
-                drop(reply.send(self.keep().await));
-            }
+            Command::Budget { budget, reply } => drop(reply.send(self.note(*budget).await)),
             Command::Update { id, wanted, reply } => {
                 drop(reply.send(self.update(&id, &wanted).await));
             }
@@ -304,6 +307,9 @@ impl PodTask {
             // Said before there was a container to say it of; it would not be said again.
             drop(self.pod.teller.send(News::Gone(id.clone())));
         }
+        if result.is_ok() {
+            self.tell(&id, Moment::Created).await;
+        }
         result.map(|()| id)
     }
 
@@ -339,7 +345,9 @@ impl PodTask {
         let shim = container.process.shim.clone();
         let shim = shim.ok_or_else(|| Error::WrongState(format!("container {id} has ended")))?;
         let (engine, record) = (Arc::clone(&self.pod.engine), container.record.clone());
+        let permitted = self.ask_start(id).await;
         let result = match record.restored {
+            _ if permitted.is_err() => permitted.map(|()| None),
             true => self.attend(restore::start(&engine, &record, &shim)).await,
             false => {
                 let call = request::Call::Start(Start {});
@@ -364,10 +372,34 @@ impl PodTask {
             }
         }
         self.keep_container(id).await;
+        if result.is_ok() {
+            self.tell(id, Moment::Started).await;
+        }
         result.map(drop)
     }
 
+    /// Notes what a client says of the pod's resources.
+    async fn note(&mut self, budget: Budget) -> Result<(), Error> {
+        self.ask_budget(&budget).await?;
+        self.pod.record.budget = budget;
+        self.keep().await?;
+        self.tell_pod(PodMoment::Updated).await;
+        Ok(())
+    }
+
     async fn update(&mut self, id: &str, wanted: &Resources) -> Result<(), Error> {
+        let container = self.pod.containers.get(id);
+        let container = container.ok_or_else(|| Error::container_not_found(id))?;
+        lifecycle::update(container.phase())
+            .map_err(|refusal| Error::refused(refusal, format!("container {id}")))?;
+        let wanted = self.ask_update(id, wanted).await?;
+        self.change(id, &wanted).await?;
+        self.tell(id, Moment::Updated).await;
+        Ok(())
+    }
+
+    /// Changes the limits of a container, whoever wants it.
+    pub(crate) async fn change(&mut self, id: &str, wanted: &Resources) -> Result<(), Error> {
         let container = self.pod.containers.get(id);
         let container = container.ok_or_else(|| Error::container_not_found(id))?;
         lifecycle::update(container.phase())
@@ -379,6 +411,7 @@ impl PodTask {
         let limits = self.attend(work).await?;
         if let Some(container) = self.pod.containers.get_mut(id) {
             Arc::make_mut(&mut container.record.spec).resources = limits;
+            container.record.tuned = None;
         }
         self.keep_container(id).await;
         Ok(())

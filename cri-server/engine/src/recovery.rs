@@ -53,6 +53,7 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
         user_namespaces: user_namespaces(&config, &images).await,
     };
     let inner = Arc::new(Inner {
+        plugins: nri::Nri::new(config.plugins.clone()),
         features: handlers::gather(&config, kernel).await,
         facts: pod::NodeFacts {
             pod_process: config.pod_process,
@@ -403,6 +404,7 @@ async fn recover_container(pod: &mut Pod, record: ContainerRecord) {
     let id = record.id.clone();
     let launch = pod.engine.launch_in(&pod.record, &id);
     let mut container = OwnedContainer {
+        end_told: record.exit.is_some(),
         record,
         process: Process::new(launch),
         stopping: None,

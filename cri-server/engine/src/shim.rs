@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pod::container::Resources;
 use prost::Message as _;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -40,6 +41,12 @@ pub(crate) enum News {
     Exited(String, ExitRecord),
     /// Its shim has gone.
     Gone(String),
+    /// A plugin of the node wants other limits for it.
+    Change {
+        id: String,
+        wanted: Box<Resources>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
 }
 
 /// What a shim is started with.

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pod::container::Resources;
 use pod::lifecycle::SandboxPhase;
 use pod::plan::StorageLimits;
 use pod::{ContainerSpec, SandboxSpec};
@@ -102,6 +103,9 @@ pub(crate) struct ContainerRecord {
     /// Its start restores it from a checkpoint.
     #[serde(default)]
     pub(crate) restored: bool,
+    /// Its limits, where plugins made them other than those of `spec`.
+    #[serde(default)]
+    pub(crate) tuned: Option<Resources>,
 }
 
 impl ContainerRecord {
@@ -139,6 +143,7 @@ impl ContainerRecord {
             stop_signal_name: String::new(),
             cgroup: String::new(),
             restored: false,
+            tuned: None,
         }
     }
 }

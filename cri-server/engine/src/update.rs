@@ -16,7 +16,8 @@ pub(crate) async fn limits(
     shim: &Shim,
     wanted: &Resources,
 ) -> Result<Resources, Error> {
-    let limits = record.spec.resources.changed(wanted);
+    let before = record.tuned.as_ref().unwrap_or(&record.spec.resources);
+    let limits = before.changed(wanted);
     let planned = pod::plan::plan_resources(&limits, &engine.facts)?;
     let score = pod::plan::plan_oom_score(&limits, &engine.facts)?;
     leave_room(engine, &record.cgroup, wanted.memory_limit).await?;
@@ -24,7 +25,7 @@ pub(crate) async fn limits(
         resources: json(&planned)?,
     });
     shim.call(call, &[]).await?;
-    if limits.oom_score_adj != record.spec.resources.oom_score_adj {
+    if limits.oom_score_adj != before.oom_score_adj {
         set_oom_score(engine, &record.cgroup, score).await?;
     }
     Ok(limits)

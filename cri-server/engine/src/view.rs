@@ -157,6 +157,15 @@ impl View {
         self.announced.write().expect(LOCK).remove(id);
     }
 
+    /// All containers, published or announced.
+    pub(crate) fn all_containers(&self) -> Vec<Arc<Container>> {
+        // In this order: what is published meanwhile is found in one or the other.
+        let announced = self.announced.read().expect(LOCK).clone();
+        let mut all = announced;
+        all.extend(self.containers.read().expect(LOCK).clone());
+        all.into_values().collect()
+    }
+
     /// A container by its whole id, published or announced.
     pub(crate) fn announced(&self, id: &str) -> Option<Arc<Container>> {
         // In this order: what is published meanwhile is found in one or the other.

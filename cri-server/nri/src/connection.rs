@@ -22,6 +22,8 @@ use crate::wire::{self, Decoder, Kind, MAX_DATA, Message, Nonsense};
 const OUTGOING: usize = 16;
 /// Requests of a plugin that may wait; a further one is refused.
 const INCOMING: usize = 16;
+/// How long a plugin may take to read what was said to it before its connection ended.
+const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that are read at once.
 const READ: usize = 16 << 10;
 
@@ -177,14 +179,24 @@ impl Connection {
         mut queue: mpsc::Receiver<Vec<u8>>,
     ) {
         loop {
-            let step = async {
-                let bytes = queue.recv().await?;
-                socket.write_all(&bytes).await.ok()
-            };
-            tokio::select! {
+            // What was said before the end is still written, a refusal above all.
+            let bytes = tokio::select! {
                 biased;
-                () = self.ended() => return,
-                done = step => if done.is_none() { return self.close() },
+                bytes = queue.recv() => bytes,
+                () = self.ended() => None,
+            };
+            let Some(bytes) = bytes else { return };
+            let too_long = async {
+                self.ended().await;
+                tokio::time::sleep(LINGER).await;
+            };
+            let written = tokio::select! {
+                biased;
+                written = socket.write_all(&bytes) => written.is_ok(),
+                () = too_long => false,
+            };
+            if !written {
+                return self.close();
             }
         }
     }

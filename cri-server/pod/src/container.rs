@@ -216,6 +216,52 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
     /// Memory and swap together, bytes.
     pub memory_swap_limit: i64,
+    /// Limits that clients have no words for; plugins have.
+    #[serde(default, skip_serializing_if = "Tuning::is_nothing")]
+    pub tuning: Tuning,
+}
+
+/// Limits beyond those of clients (OCI specification, config-linux.md); `None` means not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// Memory below which it is taken from others first, bytes.
+    pub memory_reservation: Option<i64>,
+    /// Memory of the kernel's, bytes.
+    pub memory_kernel: Option<i64>,
+    /// Memory of the kernel's for TCP, bytes.
+    pub memory_kernel_tcp: Option<i64>,
+    /// How readily memory is swapped, 0 to 100.
+    pub swappiness: Option<u64>,
+    /// Out of memory, it waits instead of being killed.
+    pub disable_oom_killer: Option<bool>,
+    /// Memory is counted with that of groups below.
+    pub use_hierarchy: Option<bool>,
+    /// Realtime scheduling, microseconds per period.
+    pub realtime_runtime: Option<i64>,
+    /// Its period, microseconds.
+    pub realtime_period: Option<u64>,
+    /// How many processes; negative: any number.
+    pub pids: Option<i64>,
+}
+
+impl Tuning {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn changed(self, wanted: Self) -> Self {
+        Self {
+            memory_reservation: wanted.memory_reservation.or(self.memory_reservation),
+            memory_kernel: wanted.memory_kernel.or(self.memory_kernel),
+            memory_kernel_tcp: wanted.memory_kernel_tcp.or(self.memory_kernel_tcp),
+            swappiness: wanted.swappiness.or(self.swappiness),
+            disable_oom_killer: wanted.disable_oom_killer.or(self.disable_oom_killer),
+            use_hierarchy: wanted.use_hierarchy.or(self.use_hierarchy),
+            realtime_runtime: wanted.realtime_runtime.or(self.realtime_runtime),
+            realtime_period: wanted.realtime_period.or(self.realtime_period),
+            pids: wanted.pids.or(self.pids),
+        }
+    }
 }
 
 impl Resources {
@@ -252,6 +298,7 @@ impl Resources {
             hugepages,
             unified,
             memory_swap_limit,
+            tuning: self.tuning.changed(wanted.tuning),
         }
     }
 }

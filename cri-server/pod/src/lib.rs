@@ -38,6 +38,8 @@
 //!   folders are mounted first; at the same path the later one lies on top.
 //! - **Kernel parameters** (`plan/sysctls.rs`) are those of namespaces that the pod has for itself.
 //! - **Swap**: a container with a memory limit has none, unless it says so.
+//! - **Adjustments** (`plan/adjust.rs`) of plugins are made to a plan that stands: they outweigh what
+//!   the client asked for, and get no further than the control group that the container has to itself.
 //! - **Annotations** of the client never reach the OCI runtime, where any could mean something;
 //!   only the engine's own do, under `io.kubernetes.cri.`.
 

@@ -341,3 +341,29 @@ fn flags_say_what_the_table_says() {
         assert!(help.ends_with(&default), "{flag}: {help}");
     }
 }
+
+#[test]
+fn plugins() {
+    let settings = load_text("", |_| {}).unwrap();
+    let socket = settings.plugins.unwrap();
+    assert_eq!(socket.path, Path::new("/var/run/nri/nri.sock"));
+    assert!(!socket.chosen && settings.engine.plugins.enable);
+    assert!(!settings.engine.plugins.validator.enable);
+    let text = "[nri]\nsocket = \"/run/n.sock\"\nconnections = \"no\"\nvalidator = \"yes\"\n\
+                reject = [\"hooks\", \"seccomp-localhost\"]\nrequest_timeout = \"7s\"\n";
+    let settings = load_text(text, |_| {}).unwrap();
+    assert_eq!(settings.plugins, None);
+    let plugins = settings.engine.plugins;
+    assert_eq!(plugins.request_timeout, Duration::from_secs(7));
+    let validator = plugins.validator;
+    assert!(validator.enable && validator.reject_oci_hook_adjustment);
+    assert!(validator.reject_custom_seccomp_adjustment && !validator.reject_sysctl_adjustment);
+    refused(
+        "[nri]\nreject = [\"all\"]\n",
+        "nri.reject: \"all\" is none of hooks, namespaces, sysctls",
+    );
+    refused(
+        "listen = \"unix:///run/n.sock\"\n[nri]\nsocket = \"/run/n.sock\"\n",
+        "nri.socket: \"/run/n.sock\" is the socket of CRI",
+    );
+}

@@ -16,7 +16,7 @@ use crate::sandbox::{NamespaceMode, SandboxNamespaces};
 const FIELD: &str = "CDI_devices";
 
 /// Version of the OCI runtime specification with network devices, and with lines of `schemata`.
-const OCI_VERSION: &str = "1.3.0";
+pub(super) const OCI_VERSION: &str = "1.3.0";
 
 /// What vendors add to a container (Container Device Interface, "container edits").
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,6 +6,7 @@
 //! as an argument.
 
 mod account;
+mod adjust;
 mod apparmor;
 mod capabilities;
 mod cgroup;
@@ -37,6 +38,7 @@ use crate::facts::HostDevice;
 use crate::sandbox::{SandboxSpec, UserNamespace};
 
 pub use account::NewAccount;
+pub use adjust::{Adjustment, RdtChange, adjust};
 pub use apparmor::DEFAULT_PROFILE;
 pub use cgroup::{DEFAULT_CGROUP_PARENT, parent_cgroup};
 pub use container::plan_container;

@@ -1,9 +1,9 @@
 //! What a container may use: processor, memory, huge pages, raw files of its control group.
 
-use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::PlanError;
-use crate::container::Resources;
+use crate::container::{Resources, Tuning};
 use crate::facts::NodeFacts;
 
 /// Periods that the kernel's bandwidth controller takes, microseconds
@@ -30,7 +30,8 @@ pub fn plan_resources(
 ) -> Result<LinuxResources, PlanError> {
     let mut planned = LinuxResources::default();
     planned.set_cpu(Some(cpu(resources)?));
-    planned.set_memory(memory(resources, facts)?);
+    planned.set_memory(tuned(memory(resources, facts)?, resources.tuning));
+    planned.set_pids(resources.tuning.pids.map(pids));
     let pages = hugepages(resources, facts)?;
     planned.set_hugepage_limits((!pages.is_empty()).then_some(pages));
     check_unified(resources, facts)?;
@@ -65,6 +66,24 @@ pub(super) fn clamp_oom_score(score: i32, facts: &NodeFacts) -> i32 {
         .map_or(score, |floor| score.max(floor))
 }
 
+/// Memory with what plugins say of it.
+fn tuned(memory: Option<LinuxMemory>, tuning: Tuning) -> Option<LinuxMemory> {
+    let mut all = memory.unwrap_or_default();
+    all.set_reservation(tuning.memory_reservation);
+    all.set_kernel(tuning.memory_kernel);
+    all.set_kernel_tcp(tuning.memory_kernel_tcp);
+    all.set_swappiness(tuning.swappiness);
+    all.set_disable_oom_killer(tuning.disable_oom_killer);
+    all.set_use_hierarchy(tuning.use_hierarchy);
+    (memory.is_some() || all != LinuxMemory::default()).then_some(all)
+}
+
+fn pids(limit: i64) -> LinuxPids {
+    let mut pids = LinuxPids::default();
+    pids.set_limit(limit.max(UNLIMITED));
+    pids
+}
+
 fn cpu(resources: &Resources) -> Result<LinuxCpu, PlanError> {
     let mut cpu = LinuxCpu::default();
     cpu.set_shares(shares(resources.cpu_shares)?);
@@ -72,6 +91,8 @@ fn cpu(resources: &Resources) -> Result<LinuxCpu, PlanError> {
     cpu.set_quota(quota(resources.cpu_quota)?);
     cpu.set_cpus(list("cpuset_cpus", &resources.cpuset_cpus)?);
     cpu.set_mems(list("cpuset_mems", &resources.cpuset_mems)?);
+    cpu.set_realtime_runtime(resources.tuning.realtime_runtime);
+    cpu.set_realtime_period(resources.tuning.realtime_period);
     Ok(cpu)
 }
 
@@ -306,6 +327,30 @@ mod tests {
         check(&ram(64, 63), Err("memory_swap_limit_in_bytes"));
         check(&ram(0, 64), Err("memory_swap_limit_in_bytes"));
         check(&ram(-2, 0), Err("linux.resources.memory_limit_in_bytes: "));
+    }
+
+    #[test]
+    fn limits_that_only_plugins_have_words_for() {
+        let mut tuned = ram(64, 0);
+        tuned.tuning = Tuning {
+            memory_reservation: Some(32),
+            swappiness: Some(7),
+            realtime_runtime: Some(9),
+            pids: Some(5),
+            ..Default::default()
+        };
+        check(
+            &tuned,
+            Ok(
+                r#"{"memory":{"limit":64,"reservation":32,"swap":64,"swappiness":7},"cpu":{"realtimeRuntime":9},"pids":{"limit":5}}"#,
+            ),
+        );
+        let only = Resources {
+            tuning: tuned.tuning,
+            ..Default::default()
+        };
+        let after = Resources::default().changed(&only);
+        assert_eq!(after.changed(&Resources::default()).tuning, only.tuning);
     }
 
     #[test]

@@ -264,6 +264,7 @@ pub(in crate::rpc) fn resources(
             resources.memory_swap_limit_in_bytes,
             -1,
         )?,
+        ..Resources::default()
     })
 }
 
