@@ -31,6 +31,7 @@ mod metrics;
 mod migrate;
 mod network;
 mod notes;
+mod nri;
 mod power;
 mod pressure;
 mod prometheus;

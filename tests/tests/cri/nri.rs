@@ -1,0 +1,7 @@
+//! Plugins of the node (NRI), with one on the interface's own library.
+
+mod adjusting;
+mod failing;
+mod hearing;
+mod plugin;
+mod several;
