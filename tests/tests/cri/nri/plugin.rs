@@ -24,7 +24,6 @@ pub(super) fn node(keys: &str) -> Option<Node> {
 pub(super) struct Plugin {
     running: Running,
     pub(super) log: PathBuf,
-    pub(super) said: PathBuf,
 }
 
 impl Plugin {
@@ -50,7 +49,7 @@ impl Plugin {
         command.arg("-socket").arg(node.daemon.plugin_socket());
         command.arg("-script").arg(place(".json"));
         let running = Running::spawn(&mut command, &said).unwrap();
-        Plugin { running, log, said }
+        Plugin { running, log }
     }
 
     /// All that it has heard, in order.
