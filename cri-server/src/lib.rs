@@ -4,6 +4,7 @@
 //! the work. Nothing here knows how anything is done. It is a library with a `main` of one line, so
 //! that [`judge`] can be fuzzed.
 
+mod activation;
 mod cli;
 mod config;
 mod connections;
@@ -11,7 +12,6 @@ mod containerd;
 mod control;
 mod inspection;
 mod journal;
-mod manager;
 mod manual;
 mod metrics;
 mod migration;

@@ -11,9 +11,9 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::reload::Handle;
 
+use crate::activation;
 use crate::cli::Flags;
 use crate::config::{self, Applies, Settings, Values};
-use crate::manager;
 
 /// What decides which events are logged, while the daemon runs.
 pub(crate) type LogFilter = Handle<Targets, Registry>;
@@ -38,13 +38,13 @@ impl Reloading {
             if hangups.recv().await.is_none() {
                 return std::future::pending().await;
             }
-            manager::reloading();
+            activation::reloading();
             let outcome = if self.reload(engine) {
                 "serving; the configuration was read again"
             } else {
                 "serving; a new configuration was refused, the old one holds"
             };
-            manager::reloaded(outcome);
+            activation::reloaded(outcome);
         }
     }
 

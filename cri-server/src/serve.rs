@@ -16,13 +16,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
 
+use crate::activation::Passed;
 use crate::config::{PluginSocket, Settings};
-use crate::manager::Passed;
 use crate::metrics::{self, http};
 use crate::reload::Reloading;
 use crate::socket::{self, Bound};
 use crate::{
-    Watched, connections, containerd, control, manager, operations, pressure, rpc, traces,
+    Watched, activation, connections, containerd, control, operations, pressure, rpc, traces,
 };
 
 /// Mode of the CRI socket: root and its group.
@@ -95,7 +95,7 @@ pub(crate) async fn serve(
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
     let streaming = streaming::Server::bind(settings.streaming).await;
     let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
-    manager::ready(&settings.listen);
+    activation::ready(&settings.listen);
     let preload = settings.preload.as_deref();
     let plan = Plan {
         preload,
@@ -366,7 +366,7 @@ async fn reset_when_asked(
     // One is enough: whoever else wishes is told so.
     drop(wishes);
     tracing::info!("reset: everything gets stopped and removed");
-    manager::stopping();
+    activation::stopping();
     stop.send_replace(Stop::Resetting);
     if tokio::time::timeout(STOP_GRACE, drained.wait_for(|drained| *drained))
         .await
@@ -390,7 +390,7 @@ async fn stop_on_signal(
             _ = terminated.recv() => {}
             _ = interrupted.recv() => {}
         }
-        manager::stopping();
+        activation::stopping();
         stop.send_replace(Stop::Signal);
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod accounts;
+mod activation;
 mod apparmor;
 mod bad_input;
 mod builders;
@@ -26,7 +27,6 @@ mod host;
 mod image_volumes;
 mod inspection;
 mod limits;
-mod manager;
 mod metrics;
 mod migrate;
 mod network;
