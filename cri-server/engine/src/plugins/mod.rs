@@ -132,9 +132,22 @@ pub(crate) fn about(
 
 /// Asks what plugins want of a container that is being made.
 pub(crate) async fn create(plugins: &nri::Nri, about: &About) -> Result<nri::Created, Error> {
-    let (pod, container) = &**about;
-    let created = plugins.create_container(pod.clone(), container.clone());
+    let (plugins, (pod, container)) = (plugins.clone(), (**about).clone());
+    let created = apart(Box::pin(async move {
+        plugins.create_container(pod, container).await
+    }));
     Ok(created.await?)
+}
+
+/// Plugins are asked one at a time, and what is heard while they are may have to ask them too: so
+/// that goes on by itself, whether or not somebody looks at it.
+async fn apart<T: Send + 'static>(work: Pending<T>) -> T {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "ends with the plugins' time limits"
+    )]
+    let task = tokio::spawn(work);
+    task.await.expect("it neither panics nor is it cancelled")
 }
 
 /// Makes what plugins want to a plan.
@@ -161,12 +174,16 @@ pub(crate) fn adjust(
 
 /// Tells of a container that could not be made after all.
 pub(crate) async fn undo_container(plugins: &nri::Nri, about: About) {
-    let (pod, container) = *about;
-    let id = container.id.clone();
-    let stopped = plugins.stop_container(pod.clone(), container.clone()).await;
-    log("telling of a stopped container", &id, stopped);
-    let removed = plugins.remove_container(pod, container).await;
-    log("telling of a removed container", &id, removed);
+    let plugins = plugins.clone();
+    let told = async move {
+        let (pod, container) = *about;
+        let id = container.id.clone();
+        let stopped = plugins.stop_container(pod.clone(), container.clone()).await;
+        log("telling of a stopped container", &id, stopped);
+        let removed = plugins.remove_container(pod, container).await;
+        log("telling of a removed container", &id, removed);
+    };
+    apart(Box::pin(told)).await;
 }
 
 /// What vendors add for the devices of a client and those of plugins together.
@@ -181,10 +198,9 @@ pub(crate) fn wanted_devices(spec: &pod::ContainerSpec, created: &nri::Created) 
 }
 
 impl PodTask {
-    /// Waits for plugins while news are heard. In boxes: hardly any node has plugins, and all have
-    /// tasks.
-    async fn ask<T>(&mut self, work: Pending<T>) -> T {
-        Box::pin(self.attend(work)).await
+    /// Waits for plugins while news are heard.
+    async fn ask<T: Send + 'static>(&mut self, work: Pending<T>) -> T {
+        Box::pin(self.attend(apart(work))).await
     }
 
     /// A container as plugins are to be told of it, to be [finished](About) off the task.
