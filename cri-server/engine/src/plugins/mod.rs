@@ -147,7 +147,14 @@ async fn apart<T: Send + 'static>(work: Pending<T>) -> T {
         reason = "ends with the plugins' time limits"
     )]
     let task = tokio::spawn(work);
-    task.await.expect("it neither panics nor is it cancelled")
+    match task.await {
+        Ok(done) => done,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Nobody cancels it but the end of the daemon, in which this ends as well.
+            Err(_cancelled) => std::future::pending().await,
+        },
+    }
 }
 
 /// Makes what plugins want to a plan.
