@@ -126,6 +126,7 @@ async fn begun(root: &Path) -> (Pid, PathBuf) {
                 return (worker, thread);
             }
         }
+        // Nothing tells of a filter that another process has put on: /proc is read again.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
