@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use crate::file::ReferenceRule;
-use crate::requirement::{Key, Pattern, Requirement, Root, SIGNED, Signer, Wanted};
+use crate::requirement::{Key, Pattern, Requirement, Root, SIGNED, Signer, Wanted, Witness};
 use crate::{Evidence, Subject, verify};
 
 /// A key whose other half is lost.
@@ -17,15 +17,22 @@ const ROOT: &str = r#"{"mediaType":"application/vnd.dev.sigstore.trustedroot+jso
 /// What the seeds speak of.
 const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-static WANTED: LazyLock<[Requirement; 3]> = LazyLock::new(|| {
+static WANTED: LazyLock<[Requirement; 4]> = LazyLock::new(|| {
     let key = Arc::new(Key::parse("lost", KEY).expect("a constant key"));
     let root = Arc::new(Root::parse("nobody", ROOT).expect("a constant root"));
     let anybody = || Pattern::settle("any", None, Some(".*")).expect("a constant pattern");
+    let mut stamped = Root::parse("no log", ROOT).expect("a constant root");
+    stamped.witness = Witness::Stamp;
     let signers = [
         Signer::Key(Arc::clone(&key), None),
         Signer::Key(key, Some(Arc::clone(&root))),
         Signer::Identity {
             root,
+            issuer: anybody(),
+            identity: anybody(),
+        },
+        Signer::Identity {
+            root: Arc::new(stamped),
             issuer: anybody(),
             identity: anybody(),
         },

@@ -46,8 +46,19 @@ pub(crate) struct Root {
     /// Whether certificates have to be in a public log of certificates: a root that names none is
     /// one of an authority that keeps none.
     pub(crate) certificates_logged: bool,
-    /// Whether there is a log that could hold signatures.
-    pub(crate) has_log: bool,
+    /// What proves when something was signed.
+    pub(crate) witness: Witness,
+}
+
+/// What proves when something was signed: a certificate is long gone when it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Witness {
+    /// A log of the root, which holds the signature.
+    Log,
+    /// A time stamp (RFC 3161) by an authority of the root, which keeps no log.
+    Stamp,
+    /// Nothing: what the root says cannot be enough for a certificate.
+    Nobody,
 }
 
 impl Root {
@@ -55,11 +66,17 @@ impl Root {
     pub(crate) fn parse(name: &str, json: &str) -> Result<Self, String> {
         let root = TrustedRoot::from_json(json).map_err(|cause| cause.to_string())?;
         let verifier = Verifier::new(&root).map_err(|cause| cause.to_string())?;
+        // Where there is a log, being in it is what everybody can see.
+        let witness = match (root.tlogs.is_empty(), root.timestamp_authorities.is_empty()) {
+            (false, _) => Witness::Log,
+            (true, false) => Witness::Stamp,
+            (true, true) => Witness::Nobody,
+        };
         Ok(Self {
             name: name.to_owned(),
             verifier,
             certificates_logged: !root.ctlogs.is_empty(),
-            has_log: !root.tlogs.is_empty(),
+            witness,
         })
     }
 }
@@ -280,13 +297,21 @@ fn settle_key(
     let key = anchors.keys.get(name).cloned();
     let key = key.ok_or_else(|| format!("key {name:?} is not among [keys]"))?;
     match root {
-        Some(root) if !root.has_log => Err(format!("root {:?} has no log", root.name)),
+        Some(root) if root.witness != Witness::Log => {
+            Err(format!("root {:?} has no log", root.name))
+        }
         root => Ok(Signer::Key(key, root)),
     }
 }
 
 fn settle_identity(root: Option<Arc<Root>>, entry: &RequirementEntry) -> Result<Signer, String> {
     let root = root.ok_or("a requirement needs a key, or a root with issuer and identity")?;
+    if root.witness == Witness::Nobody {
+        let name = &root.name;
+        return Err(format!(
+            "root {name:?} has neither a log nor an authority for time stamps"
+        ));
+    }
     Ok(Signer::Identity {
         root,
         issuer: Pattern::settle(

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sigstore_verify::types::{Bundle, DerCertificate, Sha256Hash};
 
 use crate::file::ReferenceRule;
+use crate::requirement::Witness;
 use crate::{Simple, Subject};
 
 /// What a payload is (cosign's `SIGNATURE_SPEC.md`; containers' `container-signature.5`).
@@ -16,7 +17,9 @@ const KINDS: [&str; 2] = [
     "atomic container signature",
 ];
 /// The bundle form whose entries have a promise of the log, but need no proof.
-const BUNDLE: &str = "application/vnd.dev.sigstore.bundle+json;version=0.1";
+const PROMISED: &str = "application/vnd.dev.sigstore.bundle+json;version=0.1";
+/// The one that can do without entries, and hold several certificates.
+const STAMPED: &str = "application/vnd.dev.sigstore.bundle+json;version=0.2";
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
 #[derive(Deserialize)]
@@ -127,8 +130,12 @@ struct Stamp {
     signed: String,
 }
 
-/// The same as a bundle, with its certificate or as one by a key.
-pub(crate) fn as_bundle(simple: &Simple, certified: bool) -> Result<Bundle, String> {
+/// The same as a bundle, with its certificate or as one by a key, and with what has to witness it.
+pub(crate) fn as_bundle(
+    simple: &Simple,
+    certified: bool,
+    witness: Witness,
+) -> Result<Bundle, String> {
     let material = if certified {
         let leaf = simple.certificate.as_deref();
         let leaf = leaf.ok_or("it has no certificate")?;
@@ -141,13 +148,20 @@ pub(crate) fn as_bundle(simple: &Simple, certified: bool) -> Result<Bundle, Stri
     } else {
         "publicKey"
     };
-    let promise = simple.promise.as_deref();
-    let promise = promise.ok_or("no log promises to hold it")?;
+    let (form, entries) = match witness {
+        // A root that has no log cannot tell whether another one keeps its promise.
+        Witness::Stamp => (STAMPED, Vec::new()),
+        Witness::Log | Witness::Nobody => {
+            let promise = simple.promise.as_deref();
+            let promise = promise.ok_or("no log promises to hold it")?;
+            (PROMISED, vec![entry(promise)?])
+        }
+    };
     let bundle = json!({
-        "mediaType": BUNDLE,
+        "mediaType": form,
         "verificationMaterial": {
             kind: material,
-            "tlogEntries": [entry(promise)?],
+            "tlogEntries": entries,
             "timestampVerificationData": { "rfc3161Timestamps": stamps(simple)? },
         },
         "messageSignature": { "signature": simple.signature },

@@ -5,13 +5,13 @@
 
 use sigstore_verify::crypto::{SigningScheme, verify_signature};
 use sigstore_verify::types::{
-    Artifact, Bundle, DerPublicKey, DsseEnvelope, Sha256Hash, SignatureBytes, SignatureContent,
-    Statement,
+    Artifact, Bundle, DerPublicKey, DsseEnvelope, MediaType, Sha256Hash, SignatureBytes,
+    SignatureContent, Statement, VerificationMaterialContent,
 };
 use sigstore_verify::{PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult};
 
 use crate::file::ReferenceRule;
-use crate::requirement::{Pattern, Requirement, Root, SIGNED, Signer, Wanted};
+use crate::requirement::{Pattern, Requirement, Root, SIGNED, Signer, Wanted, Witness};
 use crate::{Evidence, Simple, Subject, simple};
 
 /// What a bundle's envelope has to hold.
@@ -71,7 +71,18 @@ fn signed(
 
 /// A bundle: a signed statement about the image.
 fn bundle(wanted: &Wanted, subject: &Subject<'_>, json: &str) -> Result<(), String> {
-    let bundle = Bundle::from_json(json).map_err(|cause| cause.to_string())?;
+    let mut bundle = Bundle::from_json(json).map_err(|cause| cause.to_string())?;
+    let material = &bundle.verification_material.content;
+    if bundle.media_type == MediaType::Bundle0_3
+        && matches!(
+            material,
+            VerificationMaterialContent::X509CertificateChain { .. }
+        )
+    {
+        // cosign (3.1) puts a chain that it is given into a form that has no place for one. The form
+        // before that has, and is the same otherwise; what the chain holds has to lead to the root.
+        bundle.media_type = MediaType::Bundle0_2;
+    }
     let SignatureContent::DsseEnvelope(envelope) = &bundle.content else {
         return Err("the bundle holds no statement about an image".into());
     };
@@ -131,7 +142,7 @@ fn payload(
             by_key(&key.public, key.scheme, bytes, &signature)
         }
         Signer::Key(key, Some(root)) => {
-            let bundle = simple::as_bundle(simple, false)?;
+            let bundle = simple::as_bundle(simple, false, Witness::Log)?;
             by_logged_key(root, &key.public, &bundle, bytes)
         }
         Signer::Identity {
@@ -139,7 +150,7 @@ fn payload(
             issuer,
             identity,
         } => {
-            let bundle = simple::as_bundle(simple, true)?;
+            let bundle = simple::as_bundle(simple, true, root.witness)?;
             by_identity(root, issuer, identity, &bundle, bytes)
         }
     }
@@ -163,7 +174,7 @@ fn by_logged_key<'a>(
     let policy = PublicKeyVerificationPolicy::new(key.clone());
     let result = root.verifier.verify(artifact, bundle, &policy);
     let result = result.map_err(|cause| cause.to_string())?;
-    logged(&result)
+    witnessed(Witness::Log, &result)
 }
 
 fn by_identity<'a>(
@@ -180,9 +191,14 @@ fn by_identity<'a>(
     } else {
         policy.skip_sct()
     };
+    // Without a log the time stamp alone has to say that the certificate was valid.
+    let policy = match root.witness {
+        Witness::Stamp => policy.skip_tlog_unsafe(),
+        Witness::Log | Witness::Nobody => policy,
+    };
     let result = root.verifier.verify(artifact, bundle, &policy);
     let result = result.map_err(|cause| cause.to_string())?;
-    logged(&result)?;
+    witnessed(root.witness, &result)?;
     if !result.certificate_verified() {
         return Err("its certificate was not verified".into());
     }
@@ -198,10 +214,11 @@ fn by_identity<'a>(
 }
 
 /// The library was asked to look; this is so that a change of its ways cannot pass unseen.
-fn logged(result: &VerificationResult) -> Result<(), String> {
-    if result.tlog_verified() {
-        Ok(())
-    } else {
-        Err("no log was verified to hold it".into())
+fn witnessed(witness: Witness, result: &VerificationResult) -> Result<(), String> {
+    match witness {
+        Witness::Log if result.tlog_verified() => Ok(()),
+        Witness::Stamp if !result.verified_timestamps().is_empty() => Ok(()),
+        Witness::Stamp => Err("no time stamp was verified".into()),
+        Witness::Log | Witness::Nobody => Err("no log was verified to hold it".into()),
     }
 }

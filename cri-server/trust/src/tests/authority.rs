@@ -10,7 +10,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use sigstore_verify::crypto::{self, sha256};
-use sigstore_verify::types::{DerPublicKey, SignatureBytes, pae};
+use sigstore_verify::types::{DerCertificate, DerPublicKey, SignatureBytes, pae};
 
 use crate::requirement::SIGNED;
 use crate::{Evidence, Simple};
@@ -21,6 +21,15 @@ pub(super) const NOON: i64 = 1_704_110_400;
 const ISSUER: [u64; 9] = [1, 3, 6, 1, 4, 1, 57264, 1, 8];
 const ENVELOPE: &str = "application/vnd.in-toto+json";
 const LOG: &str = "log.test";
+
+/// When a certificate is valid.
+#[derive(Clone, Copy)]
+pub(super) enum Days {
+    /// On the day of [`NOON`].
+    Past,
+    /// When the tests run.
+    Now,
+}
 
 /// Bytes in base64.
 pub(super) fn base64(bytes: &[u8]) -> String {
@@ -151,8 +160,14 @@ impl Authority {
         .to_string()
     }
 
-    /// A certificate for one day, as PEM and as DER.
-    fn certificate(&self, signer: &Signer, identity: &str, issuer: &str) -> (String, Vec<u8>) {
+    /// A certificate, as PEM and as DER.
+    fn certificate(
+        &self,
+        signer: &Signer,
+        identity: &str,
+        issuer: &str,
+        days: Days,
+    ) -> (String, Vec<u8>) {
         let mut params = CertificateParams::default();
         let name = Ia5String::try_from(identity).unwrap();
         params.subject_alt_names = vec![if identity.contains("://") {
@@ -160,8 +175,10 @@ impl Authority {
         } else {
             SanType::Rfc822Name(name)
         }];
-        params.not_before = date_time_ymd(2024, 1, 1);
-        params.not_after = date_time_ymd(2024, 1, 2);
+        (params.not_before, params.not_after) = match days {
+            Days::Past => (date_time_ymd(2024, 1, 1), date_time_ymd(2024, 1, 2)),
+            Days::Now => (date_time_ymd(2024, 1, 1), date_time_ymd(2039, 1, 1)),
+        };
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
         let mut value = vec![0x0c, u8::try_from(issuer.len()).unwrap()];
@@ -208,12 +225,31 @@ impl Authority {
 
     /// A statement about an image under a certificate, logged at that time.
     pub(super) fn bundle(&self, digest: &str, identity: &str, issuer: &str, time: i64) -> Value {
+        let mut bundle = self.certified(digest, identity, issuer, Days::Past);
+        self.log_certified(&mut bundle, time);
+        bundle
+    }
+
+    /// A statement about an image under a certificate, logged nowhere.
+    pub(super) fn certified(
+        &self,
+        digest: &str,
+        identity: &str,
+        issuer: &str,
+        days: Days,
+    ) -> Value {
         let signer = Signer::new();
-        let (pem, der) = self.certificate(&signer, identity, issuer);
+        let (_, der) = self.certificate(&signer, identity, issuer, days);
         let mut bundle = signer.bundle(digest);
         bundle["verificationMaterial"] = json!({ "certificate": { "rawBytes": base64(&der) } });
-        self.log(&mut bundle, &pem, time);
         bundle
+    }
+
+    /// Puts a bundle under a certificate into the log.
+    pub(super) fn log_certified(&self, bundle: &mut Value, time: i64) {
+        let der = bundle["verificationMaterial"]["certificate"]["rawBytes"].as_str();
+        let pem = DerCertificate::from_base64(der.unwrap()).unwrap().to_pem();
+        self.log(bundle, &pem, time);
     }
 
     /// Puts a bundle into the log.
@@ -238,12 +274,27 @@ impl Authority {
 
     /// A payload about an image under a certificate, with the log's promise.
     pub(super) fn simple(&self, name: &str, digest: &str, identity: &str, issuer: &str) -> Simple {
-        let signer = Signer::new();
-        let (pem, _) = self.certificate(&signer, identity, issuer);
-        let mut simple = signer.simple(name, digest);
+        let mut simple = self.simple_certified(name, digest, identity, issuer, Days::Past);
+        let pem = simple.certificate.clone().unwrap();
         self.promise_simple(&mut simple, &pem);
-        simple.certificate = Some(pem);
         simple
+    }
+
+    /// A payload about an image under a certificate, without a promise.
+    pub(super) fn simple_certified(
+        &self,
+        name: &str,
+        digest: &str,
+        identity: &str,
+        issuer: &str,
+        days: Days,
+    ) -> Simple {
+        let signer = Signer::new();
+        let (pem, _) = self.certificate(&signer, identity, issuer, days);
+        Simple {
+            certificate: Some(pem),
+            ..signer.simple(name, digest)
+        }
     }
 
     /// Adds the log's promise to a payload.

@@ -4,6 +4,7 @@ mod authority;
 mod certificates;
 mod keys;
 mod rules;
+mod stamps;
 
 use std::path::Path;
 
