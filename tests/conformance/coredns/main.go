@@ -1,4 +1,5 @@
-// CoreDNS with what a cluster's DNS needs, and none of the clouds that its own program has.
+// CoreDNS with what a cluster's DNS needs (all that kubeadm's Corefile names), and none of the clouds
+// that its own program has.
 package main
 
 import (
@@ -6,7 +7,13 @@ import (
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/forward"
+	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
+	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/loop"
+	_ "github.com/coredns/coredns/plugin/metrics"
+	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/reload"
 )
 
 func main() {
