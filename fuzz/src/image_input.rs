@@ -3,13 +3,13 @@
 /// The name of an image.
 pub(crate) fn reference(bytes: &[u8]) {
     if let Ok(text) = str::from_utf8(bytes) {
-        image::judge::reference(text);
+        registry::judge::reference(text);
     }
 }
 
 /// What a registry demands.
 pub(crate) fn challenge(bytes: &[u8]) {
     if let Ok(text) = str::from_utf8(bytes) {
-        image::judge::challenge(text);
+        registry::judge::challenge(text);
     }
 }

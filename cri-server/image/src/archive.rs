@@ -11,13 +11,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use registry::manifest::MAX_DOCUMENT;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 use crate::Error;
 use crate::error::During;
 use crate::layer::decode::Decoder;
 use crate::layer::tar::{Archive as Tar, Kind};
-use crate::manifest::MAX_DOCUMENT;
 
 /// Most members of a tar.
 const MAX_MEMBERS: usize = 1_000_000;

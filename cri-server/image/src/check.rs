@@ -7,7 +7,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::digest::Digest;
+use registry::Digest;
+
 use crate::flight::blocking;
 use crate::layer::table::{Difference, Pace, Unpaced};
 use crate::store::layers::Layers;

@@ -39,6 +39,21 @@ pub enum Error {
     Other(String),
 }
 
+impl From<registry::Error> for Error {
+    fn from(error: registry::Error) -> Self {
+        match error {
+            registry::Error::Reference { reference, reason } => {
+                Self::Reference { reference, reason }
+            }
+            registry::Error::NotFound(name) => Self::NotFound(name),
+            registry::Error::Denied(text) => Self::Denied(text),
+            registry::Error::Unavailable(text) => Self::Unavailable(text),
+            registry::Error::Corrupt(text) => Self::Corrupt(text),
+            registry::Error::Other(text) => Self::Other(text),
+        }
+    }
+}
+
 impl Error {
     /// An input/output error met while doing `what`; a full disk gets its own kind.
     pub(crate) fn io(what: impl Display, cause: &io::Error) -> Self {

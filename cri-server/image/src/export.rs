@@ -11,12 +11,12 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use registry::manifest::{OCI_INDEX, OCI_MANIFEST};
+use registry::{Digest, Hasher};
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
-use crate::digest::{Digest, Hasher};
 use crate::error::During;
-use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
 use crate::store::layers::Lease;
 use crate::store::record::Entry;
 use crate::{Error, Store};

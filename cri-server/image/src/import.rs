@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use registry::manifest::{Descriptor, Document, Manifest};
+use registry::{Digest, Reference};
 use serde::Deserialize;
 
 use crate::archive::Archive;
-use crate::digest::Digest;
+use crate::configuration;
 use crate::flight::Cancelled;
 use crate::layer::{Form, Promise};
-use crate::manifest::{Descriptor, Document, Manifest, parse_config};
 use crate::pull::{choose, show};
-use crate::reference::Reference;
 use crate::store::layers::Lease;
 use crate::store::record::{Names, Received};
 use crate::{Error, Store};
@@ -141,7 +141,7 @@ fn from_one_saved(archive: &Archive, image: &Saved) -> Result<Found, Error> {
     let config =
         config.ok_or_else(|| Error::Corrupt(format!("the archive has no {:?}", image.config)))?;
     let files = image.layers.clone().unwrap_or_default();
-    let (_, diff_ids) = parse_config(&config, files.len())?;
+    let (_, diff_ids) = configuration::parse(&config, files.len())?;
     let promise = |diff_id: &Digest| Promise {
         sent: None,
         diff_id: diff_id.clone(),
@@ -244,7 +244,7 @@ fn from_entry(
 ) -> Result<Found, Error> {
     let (bytes, manifest) = find_manifest(store, archive, entry)?;
     let config = blob(archive, &manifest.config)?;
-    let (_, diff_ids) = parse_config(&config, manifest.layers.len())?;
+    let (_, diff_ids) = configuration::parse(&config, manifest.layers.len())?;
     let layers = diff_ids.iter().zip(&manifest.layers);
     let layers = layers.map(|(diff_id, layer)| place_of(archive, diff_id, layer));
     let layers = layers.collect::<Result<_, _>>()?;

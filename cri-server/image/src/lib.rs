@@ -71,21 +71,18 @@ macro_rules! step {
 
 mod archive;
 mod check;
-mod digest;
+mod configuration;
 mod error;
 mod export;
 mod flight;
 mod import;
 pub mod judge;
 mod layer;
-mod manifest;
 mod mount;
 mod platform;
 mod preload;
 mod progress;
 mod pull;
-mod reference;
-mod registry;
 mod room;
 mod scrub;
 mod signature;
@@ -100,10 +97,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+pub use registry::{Credentials, Referrer};
+use registry::{Digest, Limits, Reference, Registry};
 use tokio::sync::Semaphore;
 
 pub use check::{Checked, Finding, Outcome, Subject};
-use digest::Digest;
 use error::During;
 pub use error::Error;
 use flight::{Flights, blocking};
@@ -112,9 +110,6 @@ use mount::{Look, Uppers};
 use platform::Platform;
 use progress::Progress;
 pub use progress::{LayerProgress, PullProgress};
-use reference::Reference;
-pub use registry::Referrer;
-use registry::{Limits, Registry};
 pub use scrub::Scrub;
 use signature::Gate;
 pub use signature::Signatures;
@@ -125,6 +120,9 @@ pub use tally::Tally;
 use usage::Measured;
 use worker::Workers;
 pub use worker::{Worker, unpack_worker};
+
+/// How long a pull goes on that nobody waits for any more: one who asks again joins it.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// Where the store lies and how registries are reached.
 #[derive(Clone, Debug)]
@@ -208,23 +206,6 @@ pub struct Store {
     _scrubbing: scrub::Alive,
 }
 
-/// Credentials for a registry, as a client gave them. Empty strings are not given.
-#[derive(Clone, Default)]
-pub struct Credentials {
-    /// User name.
-    pub username: String,
-    /// Password.
-    pub password: String,
-    /// `base64(user:password)`.
-    pub auth: String,
-    /// The registry that they are for; empty means the one asked.
-    pub server_address: String,
-    /// OAuth2 refresh token.
-    pub identity_token: String,
-    /// Bearer token.
-    pub registry_token: String,
-}
-
 /// An image of the store.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -266,14 +247,6 @@ impl Usage {
     }
 }
 
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("username", &self.username)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Store {
     /// Opens the store, making it if missing. Half-made layers of an earlier run are dropped.
     ///
@@ -281,11 +254,10 @@ impl Store {
     ///
     /// The folder cannot be used, another daemon uses it, or the registry configuration is wrong.
     pub fn open(config: &Config) -> Result<Arc<Self>, Error> {
-        Self::open_with(config, Limits::default())
+        Self::open_with(config, Limits::default(), GRACE)
     }
 
-    fn open_with(config: &Config, limits: Limits) -> Result<Arc<Self>, Error> {
-        let grace = limits.grace;
+    fn open_with(config: &Config, limits: Limits, grace: Duration) -> Result<Arc<Self>, Error> {
         let registry = Registry::new(config.registry_config.clone(), limits)?;
         let root = config.root.clone();
         let lock = lock_root(&root)?;
@@ -411,9 +383,10 @@ impl Store {
             };
             repository.referrers(&subject, artifact_type).await
         };
-        asked
-            .await
-            .map_err(|error| error.within(format!("asking what refers to {reference}")))
+        let told = asked.await;
+        told.map_err(|error| {
+            Error::from(error).within(format!("asking what refers to {reference}"))
+        })
     }
 
     /// Whether an image that is here may be used in a namespace. `asked` is the name that somebody

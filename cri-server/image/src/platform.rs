@@ -3,7 +3,7 @@
 //! Pure, but for [`Platform::host`]. Variants are downward compatible: a machine of level v3 runs
 //! v3, v2 and v1 (image-spec, image-index.md, "Platform Variants").
 
-use crate::manifest::{Descriptor, PlatformSpec};
+use registry::manifest::{Descriptor, PlatformSpec};
 
 /// What a machine can run, best first: (architecture, variant), as [`canonical`] makes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +174,7 @@ mod tests {
                 variant: variant.into(),
                 features: None,
             }),
-            ..Descriptor::new("application/x", crate::digest::Digest::of(b""), 0)
+            ..Descriptor::new("application/x", registry::Digest::of(b""), 0)
         }
     }
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::digest::Digest;
-use crate::manifest::Descriptor;
+use registry::Digest;
+use registry::manifest::Descriptor;
+
 use crate::tally::Counts;
 
 /// How often a pull tells in the log how far it is.

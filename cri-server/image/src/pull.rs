@@ -8,16 +8,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use registry::manifest::{Descriptor, Document, Manifest};
+use registry::{Digest, Reference, Repository, Resolved, Served, stream};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use crate::digest::Digest;
+use crate::configuration;
 use crate::flight::{Cancelled, blocking};
 use crate::layer::{Form, Promise};
-use crate::manifest::{Descriptor, Document, Manifest, parse_config};
 use crate::progress::{self, Counter};
-use crate::reference::Reference;
-use crate::registry::{Repository, Resolved, Served, stream};
 use crate::signature::Kept;
 use crate::store::layers::Lease;
 use crate::store::record::{Names, Received, Record};
@@ -75,7 +74,7 @@ pub(crate) async fn pull(
         served, manifest, ..
     } = step!("manifest", wanted.find(&store, &repository)).await?;
     let config = step!("manifest", repository.small_blob(&manifest.config)).await?;
-    let (_, diff_ids) = parse_config(&config, manifest.layers.len())?;
+    let (_, diff_ids) = configuration::parse(&config, manifest.layers.len())?;
     let counters = shown.layers(&manifest.layers);
     for (counter, diff_id) in counters.iter().zip(&diff_ids) {
         if store.layers.facts(diff_id).is_some() {
@@ -292,7 +291,7 @@ async fn first_that_runs(
             return Ok(entry.digest.clone());
         };
         let config = repository.small_blob(&manifest.config).await?;
-        let (config, _) = parse_config(&config, manifest.layers.len())?;
+        let (config, _) = configuration::parse(&config, manifest.layers.len())?;
         let (os, architecture) = (config.os(), config.architecture());
         if store
             .platform
@@ -437,7 +436,8 @@ async fn fetch_as(
     wanted: &Wanted,
     form: Form,
 ) -> Result<Fetched, Error> {
-    let (sink, stream) = stream::pipe(Arc::clone(&wanted.counter));
+    let counter = Arc::clone(&wanted.counter);
+    let (sink, stream) = stream::pipe(move |bytes| counter.received(bytes));
     let (layers, workers) = (Arc::clone(&store.layers), Arc::clone(&store.workers));
     let promise = Promise {
         sent: Some((wanted.layer.digest.clone(), wanted.layer.size)),

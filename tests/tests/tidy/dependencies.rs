@@ -6,7 +6,7 @@ use serde_json::Value;
 use tests::process;
 
 /// Every crate of ours with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 25] = [
+const MAY_USE: [(&str, &[&str]); 27] = [
     ("cri-api", &[]),
     ("shim-api", &[]),
     ("control-api", &[]),
@@ -21,7 +21,12 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ("shim", &["shim-api", "sys"]),
     ("pod", &[]),
     ("trust", &[]),
-    ("image", &["sys", "cgroup", "seccomp", "trust"]),
+    ("registry-double", &[]),
+    ("registry", &[]),
+    (
+        "image",
+        &["sys", "cgroup", "seccomp", "trust", "registry"],
+    ),
     ("network", &["sys", "netlink"]),
     ("streaming", &[]),
     ("check", &[]),
@@ -62,6 +67,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
             "cri-server",
             "engine",
             "image",
+            "registry",
             "runtime",
             "seccomp",
             "shim-api",

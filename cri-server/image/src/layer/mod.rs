@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::Error;
-use crate::digest::{Digest, Hasher};
 use crate::error::During;
+use registry::{Digest, Hasher};
 use serde::{Deserialize, Serialize};
 
 use decode::Decoder;
@@ -307,12 +307,11 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// An error of ours comes back as it went in; any other is the decoder's.
+/// An error of ours or of the registry comes back as it went in; any other is the decoder's.
 pub(crate) fn source_error(cause: io::Error) -> Error {
-    match cause.downcast::<Error>() {
-        Ok(error) => error,
-        Err(cause) => Error::Corrupt(format!("cannot be decompressed: {cause}")),
-    }
+    let ours = cause.downcast::<Error>();
+    ours.or_else(|cause| cause.downcast::<registry::Error>().map(Error::from))
+        .unwrap_or_else(|cause| Error::Corrupt(format!("cannot be decompressed: {cause}")))
 }
 
 /// The tar, as it comes from the other thread. It is hashed piece by piece, as it arrives.

@@ -4,13 +4,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use registry::Digest;
+use registry_double::{Head, Tar};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::unpack::Notes;
 use super::{Contents, Promise, Target, build};
 use crate::Error;
-use crate::digest::Digest;
-use crate::tests::tars::{Head, Tar};
 
 fn unpack_into(tar: &[u8], folder: &Path) -> Result<Contents, Error> {
     let (tree, trash) = (folder.join("fs"), folder.join("trash"));

@@ -11,13 +11,13 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use registry::Digest;
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::fs::{fchmod, fchown, fgetxattr, fstat, futimens, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
 use super::IdMap;
 use crate::Error;
-use crate::digest::Digest;
 use crate::error::During;
 use crate::store::layers::{Facts, Layers};
 

@@ -19,6 +19,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use registry::Digest;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
@@ -32,7 +33,6 @@ pub use self::changes::Changes;
 pub(crate) use self::file::mount_image;
 pub use self::ids::IdMap;
 use crate::Error;
-use crate::digest::Digest;
 use crate::error::During;
 use crate::store::layers::{Layers, children};
 use crate::store::lower::Lower;

@@ -7,13 +7,11 @@
 
 use std::sync::Arc;
 
+use registry::manifest::Descriptor;
+use registry::{Digest, Reference, Registry, Repository, Served};
 use serde::Deserialize;
 use trust::{Evidence, Simple};
 
-use crate::digest::Digest;
-use crate::manifest::Descriptor;
-use crate::reference::Reference;
-use crate::registry::{Registry, Repository, Served};
 use crate::{Credentials, Error};
 
 /// What a layer is that holds a payload.
@@ -126,11 +124,11 @@ async fn tagged(repository: &Repository) -> Result<Option<Served>, Error> {
 }
 
 /// Registries that do not say to strangers what they do not have refuse it instead.
-fn nothing_if_missing<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
+fn nothing_if_missing<T>(found: Result<T, registry::Error>) -> Result<Option<T>, Error> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(Error::NotFound(_) | Error::Denied(_)) => Ok(None),
-        Err(error) => Err(error.within("looking for signatures")),
+        Err(registry::Error::NotFound(_) | registry::Error::Denied(_)) => Ok(None),
+        Err(error) => Err(Error::from(error).within("looking for signatures")),
     }
 }
 
@@ -140,6 +138,6 @@ async fn text(repository: &Repository, blob: &Descriptor) -> Result<Option<Strin
         return Ok(None);
     }
     let fetched = repository.small_blob(blob).await;
-    let bytes = fetched.map_err(|error| error.within("fetching a signature"))?;
+    let bytes = fetched.map_err(|error| Error::from(error).within("fetching a signature"))?;
     Ok(String::from_utf8(bytes.to_vec()).ok())
 }

@@ -5,11 +5,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use registry::Digest;
 use serde::{Deserialize, Serialize};
 use trust::Evidence;
 
 use crate::Error;
-use crate::digest::Digest;
 use crate::error::During;
 use crate::pull::Found;
 

@@ -14,13 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use registry::{Digest, Reference, Resolved};
 use trust::{Demand, Evidence, Policy, Subject, Verdict};
 
-use crate::digest::Digest;
 use crate::flight::blocking;
 use crate::pull::{Found, find_manifest};
-use crate::reference::Reference;
-use crate::registry::Resolved;
 use crate::store::record::Entry;
 use crate::{Credentials, Error, Store};
 pub(crate) use kept::Kept;

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use registry::{Digest, Reference, is_hex};
+
 use super::layers::{Layers, children};
 use super::record::{Entry, Names, Received, Record};
-use crate::digest::{Digest, is_hex};
 use crate::error::During;
-use crate::reference::Reference;
 use crate::{Error, Image, Usage};
 
 /// Shortest start of an id that names an image.

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use registry::Digest;
+
 use super::layers::{DISK_BLOCK, Facts};
 use crate::Usage;
-use crate::digest::Digest;
 
 /// A layer that is there.
 #[derive(Debug)]

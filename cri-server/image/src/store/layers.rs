@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use registry::Digest;
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,6 @@ use super::durable::sync_when_woken;
 use super::held::{Held, Known, Used};
 use super::lower::{Lower, Mounts};
 use super::trash::Trash;
-use crate::digest::Digest;
 use crate::error::During;
 use crate::layer::table::{Difference, Pace, Unpaced};
 use crate::layer::unpack::Notes;

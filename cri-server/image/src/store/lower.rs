@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use registry::Digest;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::layers::Facts;
-use crate::digest::Digest;
 use crate::error::During;
 use crate::layer::Form;
 use crate::layer::erofs::ErofsBuilder;

@@ -9,11 +9,11 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use registry::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use crate::configuration;
 use crate::error::During;
-use crate::manifest::parse_config;
 use crate::{Error, Image};
 
 /// Form of the file.
@@ -141,7 +141,7 @@ impl Record {
 
     /// What others see of it; `layer_bytes` is what its layers take on disk.
     pub(crate) fn image(&self, layer_bytes: u64) -> Result<Image, Error> {
-        let (config, _) = parse_config(self.config.as_bytes(), self.layers.len())?;
+        let (config, _) = configuration::parse(self.config.as_bytes(), self.layers.len())?;
         Ok(Image {
             id: self.id.as_str().to_owned(),
             tags: self.tags.clone(),

@@ -2,15 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use registry::Digest;
+use registry::manifest::MAX_DOCUMENT;
+use registry_double::{OCI_INDEX, Pack, Reply, Request, Server, Shelf, Tar, TestImage, descriptor};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::images::{Pack, Shelf, TestImage, descriptor};
-use super::server::{Reply, Request, Server};
-use super::tars::Tar;
 use super::{nothing_left, store_at, temp, unused};
 use crate::Error;
-use crate::digest::Digest;
-use crate::manifest::{MAX_DOCUMENT, OCI_INDEX};
 
 fn two_layers(second: Tar) -> TestImage {
     let first = Tar::new().dir("etc/", 0o755).file("etc/name", b"a").end();
@@ -87,7 +85,7 @@ async fn layers_with_entries_that_lead_out() {
 async fn layers_that_are_no_layers() {
     check_image(&two_layers(Tar::new().raw(&[1; 512])), "not octal").await;
     check_image(
-        &two_layers(Tar::new().head(&super::tars::Head {
+        &two_layers(Tar::new().head(&registry_double::Head {
             flag: b'S',
             ..Default::default()
         })),

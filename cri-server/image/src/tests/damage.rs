@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::images::{Pack, Shelf, TestImage};
-use super::server::Server;
-use super::tars::Tar;
+use registry_double::{Pack, Server, Shelf, Tar, TestImage};
+
 use super::{config, limits, nothing_left, open_store, store_at, temp, unused};
 use crate::{Checked, Outcome, Scrub, Store, Subject};
 

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use super::images::{Pack, Shelf, TestImage};
-use super::server::Server;
-use super::tars::{Head, Tar};
+use registry::Digest;
+use registry_double::{Head, Pack, Server, Shelf, Tar, TestImage};
+
 use super::{config, limits, nothing_left, open_store, store_at, temp};
-use crate::digest::Digest;
 use crate::{Error, LayerForm, Store};
 
 /// Layers with all that makes a tar special; none of it is seen in the unpacked tree.

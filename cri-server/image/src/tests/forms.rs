@@ -5,12 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use registry_double::{Head, Pack, Server, Shelf, Tar, TestImage};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::damage::durable;
-use super::images::{Pack, Shelf, TestImage};
-use super::server::Server;
-use super::tars::{Head, Tar};
 use super::{config, limits, nothing_left, open_store, temp, unused};
 use crate::{Checked, Error, IdMap, LayerForm, Store};
 

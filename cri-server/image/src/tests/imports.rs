@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::images::{Pack, TestImage, descriptor, pack};
-use super::tars::Tar;
+use registry::Digest;
+use registry_double::{OCI_MANIFEST, Pack, Tar, TestImage, descriptor, pack};
+
 use super::{left_overs, nothing_left, store_at, temp};
 use crate::Error;
-use crate::digest::Digest;
-use crate::manifest::OCI_MANIFEST;
 
 fn simple() -> TestImage {
     let one = Tar::new().file("a", b"1").end();

@@ -3,9 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::images::{Pack, Shelf, TestImage};
-use super::server::Server;
-use super::tars::Tar;
+use registry_double::{Pack, Server, Shelf, Tar, TestImage};
+
 use super::{nothing_left, store_at, temp, unused};
 
 /// A folder to mount at; unmounted when dropped, also if a test fails.

@@ -1,17 +1,14 @@
-//! Pulling: names, forms, mirrors, authorization, sharing, cancelling.
+//! Pulling: names, lists, sharing, cancelling.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use registry::Digest;
+use registry_double::{
+    OCI_INDEX, OCI_MANIFEST, Pack, Reply, Server, Shelf, Tar, TestImage, descriptor, index_of,
+};
 
-use super::debian::Registry;
-use super::images::{Pack, Shelf, TestImage, index_of};
-use super::server::{Reply, Request, Server};
-use super::tars::Tar;
-use super::{nothing_left, store_at, temp};
-use crate::digest::Digest;
+use super::{hosts_toml, nothing_left, store_at, temp};
 use crate::{Credentials, Error};
 
 fn simple(content: &str) -> TestImage {
@@ -146,14 +143,12 @@ async fn a_mirror_serves_under_the_name_that_was_asked_for() {
     let shelf = Shelf::default().image("library/a", "latest", &image);
     let mirror = Server::start(move |request| shelf.serve(request));
     let empty = Server::start(|_| Reply::new(404, ""));
-    let folder = temp.path().join("certs.d/docker.io");
-    std::fs::create_dir_all(&folder).unwrap();
     let hosts = format!(
         "server = \"http://127.0.0.1:1\"\n[host.\"http://{}\"]\n[host.\"http://{}\"]\nheader = {{ x-h = \"v\" }}\n",
         empty.name(),
         mirror.name()
     );
-    std::fs::write(folder.join("hosts.toml"), hosts).unwrap();
+    hosts_toml(temp.path(), "docker.io", &hosts);
     let store = store_at(temp.path());
     let secret = Credentials {
         username: "u".into(),
@@ -178,216 +173,6 @@ async fn a_mirror_serves_under_the_name_that_was_asked_for() {
             (request.header("x-h"), request.header("authorization")),
             ("v", "")
         );
-    }
-}
-
-/// Runs a pull against a registry whose answers `guard` may replace.
-async fn guarded(
-    credentials: Option<Credentials>,
-    guard: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
-) -> (Result<String, Error>, Vec<Request>) {
-    let (temp, image) = (temp(), simple("a"));
-    let shelf = Shelf::default().image("a", "1", &image);
-    let server =
-        Server::start(move |request| guard(request).unwrap_or_else(|| shelf.serve(request)));
-    let store = store_at(temp.path());
-    let result = store
-        .pull(&format!("{}/a:1", server.name()), credentials.as_ref())
-        .await;
-    if result.is_err() {
-        nothing_left(temp.path()).await;
-    }
-    (result, server.requests())
-}
-
-fn user() -> Credentials {
-    Credentials {
-        username: "u".into(),
-        password: "p".into(),
-        ..Credentials::default()
-    }
-}
-
-#[tokio::test]
-async fn basic_authentication_is_answered_once_and_remembered() {
-    let expect = format!("Basic {}", STANDARD.encode("u:p"));
-    let guard = move |request: &Request| {
-        (request.header("authorization") != expect)
-            .then(|| Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\""))
-    };
-    let (result, requests) = guarded(Some(user()), guard.clone()).await;
-    result.unwrap();
-    assert_eq!(
-        requests
-            .iter()
-            .filter(|r| r.header("authorization").is_empty())
-            .count(),
-        1
-    );
-    let wrong = Credentials {
-        password: "x".into(),
-        ..user()
-    };
-    for credentials in [None, Some(wrong)] {
-        let (result, _) = guarded(credentials, guard.clone()).await;
-        assert!(matches!(result, Err(Error::Denied(text)) if text.contains("denied")));
-    }
-}
-
-#[tokio::test]
-async fn tokens_are_fetched_in_all_forms() {
-    let guard = |request: &Request| {
-        let host = request.header("host").to_owned();
-        if request.path() == "/token" {
-            assert!(
-                request.target.contains("scope=repository%3Aa%3Apull") || request.method == "POST"
-            );
-            let body = String::from_utf8_lossy(&request.body).into_owned();
-            let token = match request.header("authorization") {
-                "" if body.contains("refresh_token=idt") => "refreshed",
-                "" if body.contains("username=u&password=p") => "basic",
-                "" => "anonymous",
-                _ => "basic",
-            };
-            return Some(Reply::new(
-                200,
-                format!("{{\"token\":\"{token}\",\"expires_in\":300}}"),
-            ));
-        }
-        let demand = format!("Bearer realm=\"http://{host}/token\",service=\"s\"");
-        (!request.header("authorization").starts_with("Bearer "))
-            .then(|| Reply::new(401, "").with("www-authenticate", demand))
-    };
-    let token = |set: fn(&mut Credentials)| {
-        let mut credentials = Credentials::default();
-        set(&mut credentials);
-        Some(credentials)
-    };
-    for (credentials, expect) in [
-        (None, "Bearer anonymous"),
-        (Some(user()), "Bearer basic"),
-        (token(|c| c.auth = STANDARD.encode("u:p")), "Bearer basic"),
-        (
-            token(|c| c.identity_token = "idt".into()),
-            "Bearer refreshed",
-        ),
-        (token(|c| c.registry_token = "raw".into()), "Bearer raw"),
-        (
-            token(|c| (c.registry_token, c.server_address) = ("raw".into(), "other.io".into())),
-            "Bearer anonymous",
-        ),
-    ] {
-        let (result, requests) = guarded(credentials, guard).await;
-        result.unwrap();
-        assert_eq!(requests.last().unwrap().header("authorization"), expect);
-        assert!(requests.iter().filter(|r| r.path() == "/token").count() <= 1);
-    }
-}
-
-#[tokio::test]
-async fn a_redirect_to_another_place_takes_no_authorization_along() {
-    let image = simple("a");
-    let shelf = Shelf::default().image("a", "1", &image);
-    let storage_shelf = shelf.clone();
-    let storage = Server::start(move |request| storage_shelf.serve(request));
-    let place = storage.name();
-    let guard = move |request: &Request| {
-        if request.header("authorization").is_empty() {
-            return Some(Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\""));
-        }
-        let to = format!("http://{place}{}", request.target);
-        request
-            .path()
-            .contains("/blobs/")
-            .then(|| Reply::new(307, "").with("location", to))
-    };
-    let (result, _) = guarded(Some(user()), guard).await;
-    assert_eq!(result.unwrap(), image.id());
-    let asked = storage.requests();
-    assert!(
-        asked.len() >= 4 && asked.iter().all(|r| r.header("authorization").is_empty()),
-        "{asked:?}"
-    );
-    let (result, _) = guarded(None, |request| {
-        Some(Reply::new(302, "").with("location", request.target.clone()))
-    })
-    .await;
-    assert!(
-        result
-            .unwrap_err()
-            .to_string()
-            .contains("more than 10 redirects")
-    );
-}
-
-#[tokio::test]
-async fn a_registry_without_head_or_digests_is_understood() {
-    for status in [405, 404, 400, 403] {
-        let (result, _) = guarded(None, move |r| {
-            (r.method == "HEAD").then(|| Reply::new(status, ""))
-        })
-        .await;
-        result.unwrap();
-    }
-    let image = simple("a");
-    let shelf = Shelf::default().image("a", "1", &image);
-    let (result, _) = guarded(None, move |request| {
-        let mut reply = shelf.serve(request);
-        reply.headers.clear();
-        Some(reply)
-    })
-    .await;
-    assert_eq!(result.unwrap(), image.id());
-}
-
-#[tokio::test]
-async fn a_registry_that_asks_for_patience_gets_it_within_bounds() {
-    let throttled = |times: usize, after: &'static str| {
-        let count = AtomicUsize::new(0);
-        move |_: &Request| {
-            let early = count.fetch_add(1, Ordering::SeqCst) < times;
-            let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#;
-            early.then(|| Reply::new(429, body).with("retry-after", after))
-        }
-    };
-    guarded(None, throttled(2, "0")).await.0.unwrap();
-    let (result, requests) = guarded(None, throttled(1000, "0")).await;
-    assert!(result.unwrap_err().to_string().contains("slow down"));
-    assert_eq!(requests.len(), 6);
-    let (result, requests) = guarded(None, throttled(1000, "86400")).await;
-    assert!(result.unwrap_err().to_string().contains("slow down"));
-    assert_eq!(requests.len(), 2);
-}
-
-#[tokio::test]
-async fn a_connection_that_breaks_is_taken_up_where_it_broke() {
-    let image = simple("a");
-    let layer = Digest::of(&image.layers[0]).to_string();
-    for ranges in [true, false] {
-        let (count, shelf, layer) = (
-            AtomicUsize::new(0),
-            Shelf::default().image("a", "1", &image),
-            layer.clone(),
-        );
-        let (result, requests) = guarded(None, move |request| {
-            if !request.path().ends_with(&layer) {
-                return None;
-            }
-            let mut request = request.clone();
-            if !ranges {
-                request.headers.remove("range");
-            }
-            let reply = shelf.serve(&request);
-            (count.fetch_add(1, Ordering::SeqCst) == 0)
-                .then(|| Reply {
-                    cut: Some(50),
-                    ..reply.clone()
-                })
-                .or(Some(reply))
-        })
-        .await;
-        assert_eq!(result.unwrap(), image.id());
-        assert!(requests.iter().any(|r| r.header("range") == "bytes=50-"));
     }
 }
 
@@ -461,80 +246,53 @@ async fn a_pull_that_nobody_waits_for_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn debians_registry_is_understood() {
-    let Some(binary) = Registry::program() else {
-        println!("skipped: needs docker-registry");
-        return;
-    };
-    let temp = temp();
-    let registry = Registry::start(&binary, temp.path(), "").await;
-    let image = simple("a");
-    registry.push("http", "sub/a", "1", &image).await;
+async fn lists_in_lists_lead_to_the_image() {
+    let (temp, image) = (temp(), simple("a"));
+    let inner = index_of(&image);
+    let outer = serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX,
+                                   "manifests": [descriptor(OCI_INDEX, &inner)]});
+    let shelf = Shelf::default().index("a", "inner", &image).document(
+        "a",
+        "1",
+        OCI_INDEX,
+        &serde_json::to_vec(&outer).unwrap(),
+    );
+    let server = Server::start(move |request| shelf.serve(request));
     let store = store_at(temp.path());
-    let id = store
-        .pull(&format!("{}/sub/a:1", registry.name()), None)
-        .await
-        .unwrap();
-    assert_eq!(id, image.id());
-    let missing = store
-        .pull(&format!("{}/sub/none:1", registry.name()), None)
-        .await;
-    assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
+    let id = store.pull(&format!("{}/a:1", server.name()), None).await;
+    assert_eq!(id.unwrap(), image.id());
 }
 
 #[tokio::test]
-async fn a_registry_with_a_private_authority_is_trusted_when_configured() {
-    let Some(binary) = Registry::program() else {
-        println!("skipped: needs docker-registry");
-        return;
+async fn entries_that_do_not_say_what_they_are_for_are_looked_into() {
+    let (temp, ours, mut other) = (temp(), simple("ours"), simple("other"));
+    let mut config: serde_json::Value = serde_json::from_slice(&other.config).unwrap();
+    config["architecture"] = "s390x".into();
+    other.config = serde_json::to_vec(&config).unwrap();
+    let media_type = "application/vnd.oci.image.config.v1+json";
+    other.manifest["config"] = descriptor(media_type, &other.config);
+    let list = |images: &[&TestImage]| {
+        let entries = images
+            .iter()
+            .map(|i| descriptor(OCI_MANIFEST, &i.manifest_bytes()));
+        let entries: Vec<_> = entries.collect();
+        serde_json::to_vec(&serde_json::json!({"schemaVersion": 2, "manifests": entries})).unwrap()
     };
-    let (temp, image) = (temp(), simple("a"));
-    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-    let (certificate, key) = (temp.path().join("crt.pem"), temp.path().join("key.pem"));
-    std::fs::write(&certificate, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let tls = format!(
-        "  tls:\n    certificate: {}\n    key: {}\n",
-        certificate.display(),
-        key.display()
-    );
-    let registry = Registry::start(&binary, temp.path(), &tls).await;
-    registry.push("https", "a", "1", &image).await;
+    let shelf = Shelf::default()
+        .image("a", "ours", &ours)
+        .image("a", "other", &other)
+        .document("a", "both", OCI_INDEX, &list(&[&other, &ours]))
+        .document("a", "none", OCI_INDEX, &list(&[&other]));
+    let server = Server::start(move |request| shelf.serve(request));
     let store = store_at(temp.path());
-    let name = format!("{}/a:1", registry.name());
-    let folder = temp.path().join("certs.d").join(registry.name());
-    std::fs::create_dir_all(&folder).unwrap();
-    let configure = |more: &str| {
-        let text = format!("server = \"https://{}\"\n{more}", registry.name());
-        std::fs::write(folder.join("hosts.toml"), text).unwrap();
-    };
-    configure("");
-    let error = store.pull(&name, None).await.unwrap_err();
-    assert!(
-        matches!(&error, Error::Unavailable(text) if text.contains("certificate")),
-        "{error}"
-    );
-    configure("ca = \"missing.pem\"");
-    assert!(
+    let pull = async |tag: &str| {
         store
-            .pull(&name, None)
+            .pull(&format!("{}/a:{tag}", server.name()), None)
             .await
-            .unwrap_err()
-            .to_string()
-            .contains("missing.pem")
-    );
-    for trust in [
-        format!("ca = \"{}\"", certificate.display()),
-        "skip_verify = true".into(),
-    ] {
-        configure(&trust);
-        assert_eq!(
-            store.pull(&name, None).await.unwrap(),
-            image.id(),
-            "{trust}"
-        );
-        store.remove(&name).await.unwrap();
-    }
+    };
+    assert_eq!(pull("both").await.unwrap(), ours.id());
+    let error = pull("none").await.unwrap_err().to_string();
+    assert!(error.contains("not for this machine"), "{error}");
 }
 
 #[tokio::test]

@@ -3,11 +3,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use registry_double::{Pack, Server, Shelf, Tar, TestImage};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::images::{Pack, Shelf, TestImage};
-use super::server::Server;
-use super::tars::Tar;
 use super::{nothing_left, store_at, temp, unused};
 use crate::{Error, Store};
 

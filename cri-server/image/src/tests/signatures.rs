@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{KeyPair, SigningKey as _};
+use registry::Digest;
+use registry_double::{
+    OCI_INDEX, OCI_MANIFEST, Pack, Server, Shelf, Tar, TestImage, descriptor, index_of,
+};
 use serde_json::json;
 
-use super::images::{Pack, Shelf, TestImage, descriptor, index_of};
-use super::server::Server;
-use super::tars::Tar;
 use super::{config, limits, open_store, temp};
-use crate::digest::Digest;
-use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
 use crate::{Config, Error, Signatures, Store};
 
 const STRICT: &str =
@@ -309,7 +308,7 @@ async fn a_registry_that_does_not_answer_is_no_missing_signature() {
     content.change(|shelf| shelf.image("a", "1", &image("1")));
     let serving = content.clone();
     let server = Server::start(move |request| match request.path().ends_with(".sig") {
-        true => super::server::Reply::new(503, "later"),
+        true => registry_double::Reply::new(503, "later"),
         false => serving.0.lock().unwrap().serve(request),
     });
     let store = store(temp.path(), &key, STRICT);
@@ -327,7 +326,7 @@ fn a_policy_that_cannot_be_read_opens_no_store() {
     let temp = temp();
     let mut config = Config::new(temp.path().join("s"), temp.path().join("c"), "this".into());
     config.signatures.policy = Some(temp.path().join("policy.toml"));
-    let error = Store::open_with(&config, limits()).unwrap_err().to_string();
+    let error = open_store(&config, &limits()).unwrap_err().to_string();
     assert!(error.contains("policy.toml"), "{error}");
 }
 

@@ -10,14 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use registry_double::{Pack, Server, Shelf, Tar, TestImage};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process};
 
-use super::images::{Pack, Shelf, TestImage};
-use super::server::Server;
-use super::tars::Tar;
 use super::{config, limits, nothing_left, open_store, temp};
 use crate::{Error, LayerForm, Store, Worker};
 

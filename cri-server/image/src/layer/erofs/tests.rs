@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::*;
+use registry::Digest;
+use registry_double::{Head, Tar};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::ErofsBuilder;
 use crate::Error;
-use crate::digest::Digest;
 use crate::layer::table::Unpaced;
 use crate::layer::unpack::{Notes, unpack};
 use crate::layer::{Contents, Promise, Target, build};
 use crate::mount::mount_image;
-use crate::tests::tars::{Head, Tar};
 
 fn promise(tar: &[u8]) -> Promise {
     Promise {

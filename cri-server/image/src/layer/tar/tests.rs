@@ -3,9 +3,9 @@
 use std::io::Read;
 
 use proptest::prelude::*;
+use registry_double::{Head, Tar, pax_record};
 
 use super::{Archive, Entry, Kind, MAX_PATH, TarError};
-use crate::tests::tars::{Head, Tar, pax_record};
 
 fn read(bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, TarError> {
     let mut archive = Archive::new(bytes);
