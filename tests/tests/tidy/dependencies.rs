@@ -23,10 +23,7 @@ const MAY_USE: [(&str, &[&str]); 27] = [
     ("trust", &[]),
     ("registry-double", &[]),
     ("registry", &[]),
-    (
-        "image",
-        &["sys", "cgroup", "seccomp", "trust", "registry"],
-    ),
+    ("image", &["sys", "cgroup", "seccomp", "trust", "registry"]),
     ("network", &["sys", "netlink"]),
     ("streaming", &[]),
     ("check", &[]),
