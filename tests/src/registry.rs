@@ -12,6 +12,15 @@ use crate::image::{Blob, Image};
 use crate::process::Running;
 use crate::{peers, wait};
 
+/// What a registry is told besides where it listens and keeps its blobs: lines of its configuration.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// What its table `http` has besides the address; indented by two.
+    pub http: String,
+    /// Whole tables.
+    pub tables: String,
+}
+
 /// A registry that lives as long as this value.
 #[derive(Debug)]
 pub struct Registry {
@@ -29,13 +38,23 @@ impl Registry {
     ///
     /// If it does not come up.
     pub fn start(folder: &Path) -> Result<Option<Registry>> {
+        Registry::start_with(folder, &Extra::default())
+    }
+
+    /// The same with more of a configuration. One that wants encryption or credentials gets its
+    /// images from one that does not, which was started in the same folder before.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come up.
+    pub fn start_with(folder: &Path, extra: &Extra) -> Result<Option<Registry>> {
         let Some(program) = peers::peer_or_installed("docker-registry") else {
             return Ok(None);
         };
         std::fs::create_dir_all(folder)?;
         let port = free_port()?;
         let config = folder.join("config.yml");
-        std::fs::write(&config, configuration(folder, port))?;
+        std::fs::write(&config, configuration(folder, port, extra))?;
         let args = [OsStr::new("serve"), config.as_os_str()];
         let server = Running::start(&program, &args, &folder.join("log"))?;
         wait::until("the registry to listen", || {
@@ -134,13 +153,14 @@ pub fn free_port() -> Result<u16> {
         .port())
 }
 
-fn configuration(folder: &Path, port: u16) -> String {
+fn configuration(folder: &Path, port: u16, extra: &Extra) -> String {
+    let Extra { http, tables } = extra;
     format!(
         "version: 0.1\n\
          log: {{level: warn, accesslog: {{disabled: true}}}}\n\
          storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-         http: {{addr: 127.0.0.1:{port}}}\n\
-         compatibility: {{schema1: {{enabled: true}}}}\n",
+         http:\n  addr: 127.0.0.1:{port}\n{http}\
+         compatibility: {{schema1: {{enabled: true}}}}\n{tables}",
         folder.join("blobs").display()
     )
 }

@@ -19,13 +19,13 @@ fn user() -> Value {
 }
 
 /// Gives a configuration a user namespace, with process ids of the container's own.
-fn with_user(config: &mut Value) {
+pub(crate) fn with_user(config: &mut Value) {
     config["linux"]["security_context"] =
         json!({"namespace_options": {"pid": 1, "userns_options": user()}});
 }
 
 /// Whether the handler has user namespaces here; else says so.
-fn supported(node: &Node, handler: &str) -> bool {
+pub(crate) fn supported(node: &Node, handler: &str) -> bool {
     // A program of another user id has to find its way to the pod's files.
     let open = std::fs::Permissions::from_mode(0o711);
     std::fs::set_permissions(node.daemon.scratch().join(""), open).unwrap();
