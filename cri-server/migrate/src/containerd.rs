@@ -8,7 +8,7 @@ use serde_json::json;
 use toml::Value;
 
 use crate::tree::Tree;
-use crate::{Error, File, Moved, children, program};
+use crate::{Error, File, Moved, RDT_FILE, children, plugins, program};
 
 /// Where containerd keeps what survives, unless told otherwise.
 const ROOT: &str = "/var/lib/containerd";
@@ -138,6 +138,7 @@ impl Mover<'_> {
         self.images();
         self.registries(folder)?;
         self.nri();
+        self.classes();
         if let Some(address) = self.tree.text(&["metrics", "address"]) {
             self.moved
                 .set(&["metrics", "address"], address, "metrics.address");
@@ -334,20 +335,29 @@ impl Mover<'_> {
     }
 
     fn nri(&mut self) {
-        let mut nri = self.tree.table(&["plugins", "io.containerd.nri.v1.nri"]);
-        let disabled = nri.truth(&["disable"]) == Some(true);
-        if disabled || nri.0.is_empty() {
-            return;
+        let nri = self.tree.table(&["plugins", "io.containerd.nri.v1.nri"]);
+        plugins::move_over(nri, &plugins::CONTAINERD, self.moved);
+    }
+
+    fn classes(&mut self) {
+        let tasks = |key| ["plugins", "io.containerd.service.v1.tasks-service", key];
+        if let Some(file) = self.tree.text(&tasks("blockio_config_file")) {
+            let from = "tasks-service.blockio_config_file";
+            self.moved.set(&["blockio", "config"], file, from);
         }
-        if let Some(socket) = nri.text(&["socket_path"]) {
-            self.moved
-                .set(&["nri", "socket"], socket, "nri.socket_path");
+        if let Some(file) = self.tree.text(&tasks("rdt_config_file")) {
+            let key = format!("tasks-service.rdt_config_file = {file:?}");
+            self.moved.unlike(key, RDT_FILE);
         }
-        nri.name_rest(
-            "plugins.\"io.containerd.nri.v1.nri\"",
-            &|_| None,
-            self.moved,
-        );
+        for (theirs, ours) in [
+            ("ignore_blockio_not_enabled_errors", "blockio"),
+            ("ignore_rdt_not_enabled_errors", "rdt"),
+        ] {
+            let place = at(self.places.runtime, &["containerd", theirs]);
+            if self.tree.truth(&place) == Some(true) {
+                self.moved.set(&[ours, "unavailable"], "ignore", theirs);
+            }
+        }
     }
 
     fn registries(&mut self, folder: &Path) -> Result<(), Error> {
@@ -667,15 +677,28 @@ mod tests {
             sandbox = "pause"
             [plugins."io.containerd.cri.v1.runtime"]
             cdi_spec_dirs = ["/d"]
+            [plugins."io.containerd.cri.v1.runtime".containerd]
+            ignore_blockio_not_enabled_errors = true
+            ignore_rdt_not_enabled_errors = true
+            [plugins."io.containerd.service.v1.tasks-service"]
+            blockio_config_file = "/blockio.yaml"
+            rdt_config_file = "/rdt.yaml"
+            [plugins."io.containerd.nri.v1.nri"]
+            disable = true
             [plugins."io.containerd.cri.v1.runtime".cni]
             bin_dirs = ["/x", "/y"]
             "#,
         );
         check(&moved, "cdi_spec_dirs", "[\"/d\"]");
+        check(&moved, "blockio.config", "\"/blockio.yaml\"");
+        check(&moved, "blockio.unavailable", "\"ignore\"");
+        check(&moved, "rdt.unavailable", "\"ignore\"");
+        check(&moved, "nri.enable", "\"no\"");
         check(&moved, "network.cni_bin_dirs", "[\"/x\", \"/y\"]");
         let files: Vec<_> = moved.files.iter().map(|file| file.to.clone()).collect();
         assert_eq!(files, [Path::new("certs.d/r.example:5000/hosts.toml")]);
-        assert_eq!(moved.unlike.len(), 1, "{:?}", moved.unlike);
+        // The pinned image, and the classes of RDT.
+        assert_eq!(moved.unlike.len(), 2, "{:?}", moved.unlike);
     }
 
     #[test]

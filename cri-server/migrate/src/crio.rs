@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Value;
 
 use crate::tree::Tree;
-use crate::{Error, Moved, children, program};
+use crate::{Error, Moved, RDT_FILE, children, plugins, program};
 
 /// Where containers/storage lies, unless told otherwise.
 const STORAGE: &str = "/var/lib/containers/storage";
@@ -78,6 +78,7 @@ pub fn configuration(files: &Files) -> Result<Crio, Error> {
     let root = root(&mut tree, &files.containers, &mut moved)?;
     runtimes(&mut tree, &mut moved);
     node(&mut tree, &mut moved);
+    plugins::move_over(tree.table(&["crio", "nri"]), &plugins::CRIO, &mut moved);
     let pinned = tree
         .texts(&["crio", "image", "pinned_images"])
         .unwrap_or_default();
@@ -168,6 +169,10 @@ fn node(tree: &mut Tree, moved: &mut Moved) {
             &["cgroup_driver"][..],
         ),
         (
+            ["crio", "runtime", "blockio_config_file"],
+            &["blockio", "config"],
+        ),
+        (
             ["crio", "network", "network_dir"],
             &["network", "cni_conf_dir"],
         ),
@@ -207,6 +212,9 @@ fn node(tree: &mut Tree, moved: &mut Moved) {
             level => level,
         };
         moved.set(&["log", "level"], level, "crio.runtime.log_level");
+    }
+    if let Some(file) = tree.text(&["crio", "runtime", "rdt_config_file"]) {
+        moved.unlike(format!("crio.runtime.rdt_config_file = {file:?}"), RDT_FILE);
     }
     metrics(tree, moved);
     let address = tree.text(&["crio", "api", "stream_address"]);
@@ -347,10 +355,11 @@ fn reason(key: &str) -> Option<&'static str> {
         | "crio.api.grpc_max_send_msg_size"
         | "crio.api.grpc_max_recv_msg_size"
         | "crio.runtime.enable_criu_support"
-        | "crio.runtime.selinux" => "",
+        | "crio.runtime.selinux"
+        // Devices of a class are looked up whenever a container gets it.
+        | "crio.runtime.blockio_reload" => "",
         "crio.metrics.metrics_collectors" => "all metrics are served",
         "crio.tracing" => "wherryd's own traces are for its own keys to say",
-        "crio.nri" => "NRI is for wherryd's own keys to say",
         "crio.storage_option" => "options of the overlay driver; wherryd mounts layers by itself",
         _ => return None,
     })
@@ -378,7 +387,9 @@ mod tests {
             ),
             (
                 "crio.conf.d/10-a.conf",
-                "[crio.runtime]\ncgroup_manager = \"cgroupfs\"\n[crio.runtime.runtimes.sh]\nruntime_path = \"/bin/sh\"\n\
+                "[crio.runtime]\ncgroup_manager = \"cgroupfs\"\nblockio_config_file = \"/b.yaml\"\n\
+                 blockio_reload = true\nrdt_config_file = \"/r.yaml\"\n\
+                 [crio.nri]\nenable_nri = false\n[crio.runtime.runtimes.sh]\nruntime_path = \"/bin/sh\"\n\
                  [crio.image]\npause_image = \"p\"\npinned_images = [\"a.example/x:1\", \"*keep*\"]\n\
                  [crio.metrics]\nenable_metrics = true\nmetrics_port = 9537\n\
                  [crio.network]\nplugin_dirs = [\"/opt/cni/bin/\"]\n",
@@ -413,6 +424,8 @@ mod tests {
         };
         check("cgroup_driver", "\"cgroupfs\"");
         check("metrics.address", "\"127.0.0.1:9537\"");
+        check("blockio.config", "\"/b.yaml\"");
+        check("nri.enable", "\"no\"");
         check("runtimes.sh.path", "\"/bin/sh\"");
         check("network.cni_bin_dirs", "[\"/opt/cni/bin\"]");
         let to: Vec<_> = moved
@@ -428,8 +441,15 @@ mod tests {
                 "certs.d/r.example/ca.crt"
             ]
         );
+        assert!(moved.unlike.iter().all(|it| !it.key.contains("blockio")));
         let unlike: Vec<&str> = moved.unlike.iter().map(|it| it.key.as_str()).collect();
-        for key in ["pids_limit", "strange", "pause_image", "policy.json"] {
+        for key in [
+            "pids_limit",
+            "strange",
+            "pause_image",
+            "policy.json",
+            "rdt_config_file",
+        ] {
             assert!(
                 unlike.iter().any(|it| it.contains(key)),
                 "{key}: {unlike:?}"

@@ -9,6 +9,7 @@ mod bolt;
 mod containerd;
 mod content;
 mod crio;
+mod plugins;
 mod split;
 mod storage;
 mod tree;
@@ -197,6 +198,10 @@ impl Moved {
         Ok(())
     }
 }
+
+/// Why a file of classes of RDT has no equal.
+const RDT_FILE: &str = "wherryd makes no classes of RDT: they are folders of /sys/fs/resctrl, made by \
+                        whoever mounts it; pods name them by the same annotations";
 
 /// What lies in a folder, in order; nothing if there is none.
 fn children(folder: &Path) -> Result<Vec<PathBuf>, Error> {
