@@ -146,5 +146,5 @@ const MAX_PRESERVED: u32 = 4096;
 /// Marks every inherited descriptor that the container is not to have.
 fn shut_others_out(preserved: u32) -> Result<()> {
     sys::process::close_on_exec_from(3 + preserved)
-        .attempt(|| "mark inherited descriptors".to_owned())
+        .attempt(|| "mark inherited descriptors (Linux 5.12 is needed)".to_owned())
 }

@@ -1,8 +1,9 @@
 //! Layers whose files have other ids: each a mount of its own, mapped as a user namespace maps
 //! (mount_setattr(2), `MOUNT_ATTR_IDMAP`). Nothing is copied and nothing changes its owner.
 //!
-//! The mounts hang nowhere. Linux 6.14 takes such ones as layers; before that an overlay is refused
-//! and the store says so, see [`crate::Store::can_map_ids`].
+//! The mounts hang nowhere. Linux 6.14 takes such ones as layers; for older ones `page` attaches them
+//! where nobody sees them. Before 5.19 overlayfs takes no mapped layers at all, and the store says so,
+//! see [`crate::Store::can_map_ids`].
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +32,12 @@ pub struct IdMap {
 }
 
 impl IdMap {
+    /// The user namespace.
+    pub(super) fn open(&self) -> Result<File, Error> {
+        File::open(&self.namespace)
+            .during(|| format!("opening user namespace {}", self.namespace.display()))
+    }
+
     /// A user id of an image, as the host knows it.
     pub(super) fn uid(&self, uid: u32) -> u32 {
         on_host(&self.uids, uid)
@@ -49,16 +56,20 @@ fn on_host(range: &std::ops::Range<u32>, id: u32) -> u32 {
 
 /// The same layers, with mapped ids.
 pub(super) fn mapped(lowers: &[Lower], ids: &IdMap) -> Result<Vec<Lower>, Error> {
-    let namespace = File::open(&ids.namespace)
-        .during(|| format!("opening user namespace {}", ids.namespace.display()))?;
+    let namespace = ids.open()?;
     let map = |lower: &Lower| {
-        let mapped = map_one(lower, &namespace).during(|| format!("mapping the ids of {lower:?}"));
-        mapped.map(|mount| Lower::Mount(Arc::new(mount)))
+        let mapped = map_one(lower, &namespace)?;
+        Ok(Lower::Mount(Arc::new(mapped)))
     };
     lowers.iter().map(map).collect()
 }
 
-fn map_one(lower: &Lower, namespace: &File) -> std::io::Result<OwnedFd> {
+/// One layer, with ids as the user namespace maps them.
+pub(super) fn map_one(lower: &Lower, namespace: &File) -> Result<OwnedFd, Error> {
+    clone_mapped(lower, namespace).during(|| format!("mapping the ids of {lower:?}"))
+}
+
+fn clone_mapped(lower: &Lower, namespace: &File) -> std::io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = match lower {
         Lower::Folder(path) => open_tree(CWD, path, flags)?,

@@ -1,20 +1,21 @@
 //! Root file systems of containers: the layers of an image under a writable folder of their own.
 //!
-//! Mounted by the new mount calls, layer by layer (`lowerdir+`, Linux 6.8), so that the number of
-//! layers is not bounded by a page of options. `volatile` keeps an unmount from waiting for the
-//! whole disk: such a folder never outlives a crash of the machine (kernel documentation,
-//! overlayfs.rst, "Volatile mount").
+//! How a kernel takes the layers is the business of `overlay`, and of `page` for those that take them
+//! as one text only. `volatile` keeps an unmount from waiting for the whole disk: such a folder never
+//! outlives a crash of the machine (kernel documentation, overlayfs.rst, "Volatile mount").
 
 mod changes;
 mod file;
 mod ids;
 mod looks;
+mod overlay;
+mod page;
+#[cfg(test)]
+mod tests;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,16 +23,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use registry::Digest;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
-use rustix::mount::{
-    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-    move_mount, unmount,
-};
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use serde::{Deserialize, Serialize};
 
 pub use self::changes::Changes;
 pub(crate) use self::file::mount_image;
 pub use self::ids::IdMap;
+use self::overlay::Way;
+pub(crate) use self::overlay::{Look, by_descriptors};
 use crate::Error;
 use crate::error::During;
 use crate::store::layers::{Layers, children};
@@ -40,10 +39,6 @@ use crate::store::trash::Trash;
 
 /// Form of `record.json`.
 const VERSION: u32 = 1;
-/// The option of overlayfs that adds a layer below the others.
-const LOWER: &str = "lowerdir+";
-/// Longest text that `fsconfig` takes, in bytes; longer paths go by way of a descriptor.
-const MAX_OPTION: usize = 255;
 
 /// What is kept of a writable folder: `uppers/<container>/record.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +58,7 @@ pub(crate) struct Uppers {
     empty: PathBuf,
     layers: Arc<Layers>,
     trash: Arc<Trash>,
+    way: Way,
     /// By container; without a record if that could not be read.
     known: Mutex<HashMap<String, Option<Record>>>,
 }
@@ -85,7 +81,10 @@ impl Uppers {
                 .filter(|record| record.version == VERSION && layers.keep_mounted(&record.layers));
             known.insert(container.to_owned(), record);
         }
+        let way = Way::find([&empty, &folder]);
+        tracing::debug!(?way, "how this kernel takes the layers of overlays");
         Ok(Self {
+            way,
             folder,
             empty,
             layers,
@@ -131,7 +130,7 @@ impl Uppers {
         }
         let mounted = self
             .make(container, &record, look.ids, changes)
-            .and_then(|stack| stack.mount(target, look))
+            .and_then(|stack| self.attach(&stack, target, look))
             .and_then(|()| match changes {
                 Some(changes) => changes::remove(target, &changes.deleted),
                 None => Ok(()),
@@ -214,7 +213,22 @@ impl Uppers {
             ids: Some(ids),
             label: None,
         };
-        overlay(&lowers, &[], look).map(drop)
+        self.way.overlay(&lowers, &[], look, &self.empty).map(drop)
+    }
+
+    /// Mounts a stack of folders.
+    fn attach(&self, stack: &Stack, target: &Path, look: Look<'_>) -> Result<(), Error> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = openat(CWD, target, flags, Mode::empty())
+            .during(|| format!("opening {}", target.display()))?;
+        let writable = [("upperdir", &*stack.upper), ("workdir", &*stack.work)];
+        let mount = self
+            .way
+            .overlay(&stack.lowers, &writable, look, &self.empty)?;
+        let here =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&mount, "", &place, "", here)
+            .during(|| format!("mounting at {}", target.display()))
     }
 
     /// Unmounts and removes; already gone is no error. Blocks.
@@ -268,106 +282,6 @@ struct Stack {
     lowers: Vec<Lower>,
     upper: PathBuf,
     work: PathBuf,
-}
-
-impl Stack {
-    fn mount(&self, target: &Path, look: Look<'_>) -> Result<(), Error> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let place = openat(CWD, target, flags, Mode::empty())
-            .during(|| format!("opening {}", target.display()))?;
-        let writable = [("upperdir", &*self.upper), ("workdir", &*self.work)];
-        let mount = overlay(&self.lowers, &writable, look)?;
-        let here =
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(&mount, "", &place, "", here)
-            .during(|| format!("mounting at {}", target.display()))
-    }
-}
-/// How files are to be seen.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Look<'a> {
-    /// How the ids of all but the writable folders are mapped; those have the host's already.
-    pub(crate) ids: Option<&'a IdMap>,
-    /// The SELinux context of all files (mount(8), "context=").
-    pub(crate) label: Option<&'a str>,
-}
-
-/// Folders over each other, the top first, mounted nowhere yet.
-pub(crate) fn overlay(
-    lowers: &[Lower],
-    writable: &[(&'static str, &Path)],
-    look: Look<'_>,
-) -> Result<OwnedFd, Error> {
-    let mapped = look.ids.map(|ids| ids::mapped(lowers, ids)).transpose()?;
-    let context =
-        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(|| "asking for overlayfs")?;
-    for lower in mapped.as_deref().unwrap_or(lowers) {
-        add_lower(&context, lower)?;
-    }
-    for (key, folder) in writable {
-        set_folder(&context, key, folder)?;
-    }
-    fsconfig_set_string(context.as_fd(), "source", "overlay")
-        .during(|| "naming the file system")?;
-    // Files of several file systems would else be of several devices, and change their inode when
-    // they are written to (kernel documentation, overlayfs.rst, "Inode properties").
-    if lowers.iter().any(Lower::is_mount) {
-        fsconfig_set_string(context.as_fd(), "xino", "on")
-            .map_err(|errno| explain(&context, errno, "overlayfs: xino"))?;
-    }
-    if let Some(label) = look.label {
-        fsconfig_set_string(context.as_fd(), "context", label)
-            .map_err(|errno| explain(&context, errno, &format!("overlayfs: context={label}")))?;
-    }
-    if !writable.is_empty() {
-        fsconfig_set_flag(context.as_fd(), "volatile")
-            .map_err(|errno| explain(&context, errno, "overlayfs: volatile"))?;
-    }
-    fsconfig_create(context.as_fd())
-        .map_err(|errno| explain(&context, errno, "overlayfs: creating the file system"))?;
-    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    fsmount(context.as_fd(), flags, MountAttrFlags::empty()).during(|| "mounting overlayfs")
-}
-
-/// Adds what lies below all that was added before.
-fn add_lower(context: &OwnedFd, lower: &Lower) -> Result<(), Error> {
-    match lower {
-        Lower::Folder(path) => set_folder(context, LOWER, path),
-        Lower::Mount(mount) => fsconfig_set_fd(context.as_fd(), LOWER, mount.as_fd())
-            .map_err(|errno| explain(context, errno, &format!("overlayfs: {LOWER}"))),
-    }
-}
-
-/// Names a folder by its path. One whose path is too long is opened, and named by its descriptor.
-fn set_folder(context: &OwnedFd, key: &str, path: &Path) -> Result<(), Error> {
-    let explained = |errno| {
-        explain(
-            context,
-            errno,
-            &format!("overlayfs: {key}={}", path.display()),
-        )
-    };
-    if path.as_os_str().as_bytes().len() <= MAX_OPTION {
-        return fsconfig_set_string(context.as_fd(), key, path.as_os_str()).map_err(explained);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder =
-        openat(CWD, path, flags, Mode::empty()).during(|| format!("opening {}", path.display()))?;
-    let name = format!("/proc/self/fd/{}", folder.as_raw_fd());
-    fsconfig_set_string(context.as_fd(), key, name).map_err(explained)
-}
-
-/// The kernel's own words, where it has some (fsopen(2), "the kernel's message log").
-fn explain(context: &OwnedFd, errno: Errno, what: &str) -> Error {
-    let mut words = [0; 512];
-    let told = rustix::io::read(context, &mut words).unwrap_or(0);
-    let told = String::from_utf8_lossy(&words[..told]).trim().to_owned();
-    let hint = if errno == Errno::INVAL && what.contains(LOWER) {
-        " (Linux 6.8 is needed, for mapped ids Linux 6.14)"
-    } else {
-        ""
-    };
-    Error::io(format!("{what}{hint}: {told}"), &errno.into())
 }
 
 /// Detached, not waited for: who still has something open there must not hold us up.

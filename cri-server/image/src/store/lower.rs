@@ -19,7 +19,7 @@ use crate::error::During;
 use crate::layer::Form;
 use crate::layer::erofs::ErofsBuilder;
 use crate::layer::unpack::{Notes, unpack};
-use crate::mount::{Look, mount_image, overlay};
+use crate::mount::{Look, by_descriptors, mount_image};
 use crate::{Error, LayerForm};
 
 /// How many mounts are kept that no container is being made with.
@@ -174,5 +174,7 @@ fn probe(root: &Path) -> Result<(), Error> {
     let mounted = Lower::Mount(Arc::new(mount_image(&file)?));
     // Without a writable folder there have to be two.
     let lowers = [mounted, Lower::Folder(root.to_path_buf())];
-    overlay(&lowers, &[], Look::default()).map(drop)
+    by_descriptors(&lowers, &[], Look::default())
+        .map(drop)
+        .map_err(|error| error.within("an image as a layer, which Linux takes since 6.14"))
 }

@@ -251,11 +251,11 @@ async fn what_survived_is_durable_again() {
 }
 
 /// A user namespace in which the ids of the host begin at 100000; a process holds it.
-struct UserNamespace(std::process::Child);
+pub(crate) struct UserNamespace(std::process::Child);
 
 impl UserNamespace {
     #[expect(clippy::disallowed_methods, reason = "the test owns it and ends it")]
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         use std::process::{Command, Stdio};
         let mut command = Command::new("unshare");
         command.args(["--user", "sh", "-c", "echo made; exec cat"]);
@@ -271,7 +271,7 @@ impl UserNamespace {
         Some(held)
     }
 
-    fn map(&self) -> IdMap {
+    pub(crate) fn map(&self) -> IdMap {
         IdMap {
             namespace: format!("/proc/{}/ns/user", self.0.id()).into(),
             uids: 100_000..165_536,

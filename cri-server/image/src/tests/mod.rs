@@ -3,7 +3,7 @@
 mod bad_input;
 mod damage;
 mod exports;
-mod forms;
+pub(crate) mod forms;
 mod imports;
 mod mounts;
 mod pulls;
