@@ -10,6 +10,8 @@ pub(crate) struct Facts {
     pub(crate) root: bool,
     /// The kernel's release, as uname(2) has it.
     pub(crate) release: String,
+    /// What was tried of the kernel.
+    pub(crate) tried: Tried,
     /// Names in `/proc/filesystems`.
     pub(crate) filesystems: BTreeSet<String>,
     /// Modules that are loaded, built in, or can be loaded; with underscores.
@@ -42,6 +44,30 @@ pub(crate) struct Facts {
     pub(crate) cni: (PathBuf, Vec<String>),
     /// Why the streaming server's address cannot be had, if so.
     pub(crate) streaming: Option<String>,
+}
+
+/// What was tried of the kernel; nothing where trying it needs rights that are not there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tried {
+    /// Whether it has mount_setattr(2).
+    pub(crate) mount_setattr: Option<bool>,
+    /// How overlays take layers.
+    pub(crate) layers: Option<Layers>,
+    /// The version of Landlock's ABI; 0 for none.
+    pub(crate) landlock: u32,
+    /// Whether control groups of version 2 have `cgroup.kill`.
+    pub(crate) cgroup_kill: Option<bool>,
+}
+
+/// How the overlays of a kernel take layers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Layers {
+    /// One by one, also mounts that hang nowhere.
+    Descriptors,
+    /// One by one.
+    Folders,
+    /// All in one text.
+    Page,
 }
 
 /// What is there of control groups.

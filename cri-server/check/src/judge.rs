@@ -1,14 +1,9 @@
 //! What facts mean for pods. Pure: the same facts give the same findings.
 
+mod kernel;
+
 use crate::facts::{Disk, Facts, OURS};
 use crate::{Finding, Weight};
-
-/// Oldest kernel: `lowerdir+` of overlays, by which all layers are mounted.
-const OLDEST: (u32, u32) = (6, 8);
-/// Pods with a user namespace: detached mounts with mapped ids as layers.
-const MAPPED_LAYERS: (u32, u32) = (6, 14);
-/// EROFS images mounted from their file.
-const EROFS_FROM_FILE: (u32, u32) = (6, 12);
 
 /// Namespaces without which no pod can be.
 const NAMESPACES: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
@@ -34,14 +29,16 @@ const OPEN_FILES: u64 = 16_384;
 pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     let mut all = vec![
         user(facts),
-        kernel(facts),
-        overlay(facts),
-        erofs(facts),
+        kernel::release(facts),
+        kernel::overlay(facts),
+        kernel::erofs(facts),
         namespaces(facts),
-        user_namespaces(facts),
+        kernel::user_namespaces(facts),
     ];
     all.extend(cgroups(facts));
+    all.extend(kernel::cgroup_kill(facts));
     all.push(seccomp(facts));
+    all.push(kernel::landlock(facts));
     all.extend(lsm(facts));
     all.extend(network(facts));
     all.extend(facts.disks.iter().flat_map(disk));
@@ -81,60 +78,6 @@ fn user(facts: &Facts) -> Finding {
     .cure("run this as root")
 }
 
-/// Version and patch level at the front of a release: `6.12.5-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|letter: char| !letter.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-fn kernel(facts: &Facts) -> Finding {
-    let said = format!("Linux {}", facts.release);
-    match version(&facts.release) {
-        Some(version) if version < OLDEST => finding("kernel", Weight::Failure, said)
-            .cure(format!("a kernel of at least {}.{}", OLDEST.0, OLDEST.1)),
-        Some(version) if version < MAPPED_LAYERS => finding(
-            "kernel",
-            Weight::Note,
-            format!("{said}: no pods with user namespaces"),
-        )
-        .cure(format!(
-            "a kernel of at least {}.{}",
-            MAPPED_LAYERS.0, MAPPED_LAYERS.1
-        )),
-        Some(_) => finding("kernel", Weight::Good, said),
-        None => finding("kernel", Weight::Note, format!("{said}: of unknown age")),
-    }
-}
-
-/// A file system that the kernel has, or gets by a module.
-fn has_filesystem(facts: &Facts, name: &str) -> bool {
-    facts.filesystems.contains(name) || facts.modules.contains(name)
-}
-
-fn overlay(facts: &Facts) -> Finding {
-    if has_filesystem(facts, "overlay") {
-        return finding(
-            "overlay",
-            Weight::Good,
-            "overlay file systems can be mounted",
-        );
-    }
-    finding(
-        "overlay",
-        Weight::Failure,
-        "the kernel has no overlay file system: no container can have a root",
-    )
-    .cure("modprobe overlay, or a kernel with CONFIG_OVERLAY_FS")
-}
-
-fn erofs(facts: &Facts) -> Finding {
-    let new = version(&facts.release).is_none_or(|version| version >= EROFS_FROM_FILE);
-    if new && has_filesystem(facts, "erofs") {
-        return finding("erofs", Weight::Good, "layers can be EROFS images");
-    }
-    finding("erofs", Weight::Note, "no EROFS images: layers are folders")
-}
-
 fn namespaces(facts: &Facts) -> Finding {
     let missing = NAMESPACES
         .into_iter()
@@ -146,24 +89,6 @@ fn namespaces(facts: &Facts) -> Finding {
     let found = format!("the kernel has no namespaces of {}", missing.join(", "));
     finding("namespaces", Weight::Failure, found)
         .cure("a kernel with CONFIG_NAMESPACES and its parts")
-}
-
-fn user_namespaces(facts: &Facts) -> Finding {
-    let most = facts.sysctls.get("user.max_user_namespaces");
-    match (facts.namespaces.contains("user"), most) {
-        (false, _) => finding(
-            "user-namespaces",
-            Weight::Note,
-            "the kernel has none: pods with hostUsers: false are refused",
-        ),
-        (true, Some(0)) => finding(
-            "user-namespaces",
-            Weight::Warning,
-            "none may be made: pods with hostUsers: false fail",
-        )
-        .cure("sysctl -w user.max_user_namespaces=65536"),
-        _ => finding("user-namespaces", Weight::Good, "can be made"),
-    }
 }
 
 fn cgroups(facts: &Facts) -> Vec<Finding> {

@@ -4,7 +4,7 @@
 //! the host -look-> Facts -judge-> Findings -show-> text, JSON
 //! ```
 //!
-//! It changes nothing and needs no running daemon. Only `look` touches the system; what a fact means
+//! It changes nothing and needs no running daemon. Only `look` and `tried` touch the system; what a fact means
 //! is decided in `judge`, which is pure.
 
 mod facts;
@@ -12,6 +12,7 @@ mod judge;
 mod look;
 pub mod pressure;
 mod show;
+mod tried;
 
 use std::path::PathBuf;
 

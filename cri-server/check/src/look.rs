@@ -10,6 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::Asked;
 use crate::facts::{Cgroups, Disk, Facts, OURS, Socket};
+use crate::tried;
 
 /// Sockets of other engines.
 const ENGINES: [(&str, &str); 4] = [
@@ -49,6 +50,7 @@ pub(crate) fn host(asked: &Asked) -> Facts {
         root: rustix::process::geteuid().is_root(),
         filesystems: filesystems(&read("/proc/filesystems")),
         modules: modules(&release),
+        tried: tried::kernel(),
         release,
         namespaces: names(Path::new("/proc/self/ns")).into_iter().collect(),
         cgroups: cgroups(

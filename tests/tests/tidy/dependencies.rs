@@ -26,7 +26,7 @@ const MAY_USE: [(&str, &[&str]); 27] = [
     ("image", &["sys", "cgroup", "seccomp", "trust", "registry"]),
     ("network", &["sys", "netlink"]),
     ("streaming", &[]),
-    ("check", &[]),
+    ("check", &["sys"]),
     ("migrate", &[]),
     ("nri", &["nri-api"]),
     (

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::facts::Socket;
+use crate::facts::{Layers, Socket, Tried};
 
 fn set(words: &str) -> BTreeSet<String> {
     words.split(' ').map(str::to_owned).collect()
@@ -14,6 +14,12 @@ fn fine() -> Facts {
     let mut facts = Facts {
         root: true,
         release: "6.18.4-amd64".to_owned(),
+        tried: Tried {
+            mount_setattr: Some(true),
+            layers: Some(Layers::Descriptors),
+            landlock: 7,
+            cgroup_kill: Some(true),
+        },
         filesystems: set("overlay erofs ext4"),
         modules: set("bridge veth nf_tables"),
         namespaces: set("cgroup ipc mnt net pid user uts time"),
@@ -63,12 +69,31 @@ fn a_good_host_has_no_findings_of_weight() {
 #[test]
 fn each_fault_is_found_alone() {
     type Spoil = fn(&mut Facts);
-    let cases: [(Spoil, &str, Weight); 21] = [
+    let cases: [(Spoil, &str, Weight); 25] = [
         (|facts| facts.root = false, "user", Weight::Warning),
         (
-            |facts| facts.release = "6.1.0-40-amd64".into(),
+            |facts| facts.tried.mount_setattr = Some(false),
             "kernel",
             Weight::Failure,
+        ),
+        (
+            |facts| {
+                facts.tried.mount_setattr = None;
+                facts.release = "5.10.0-32-amd64".into();
+            },
+            "kernel",
+            Weight::Failure,
+        ),
+        (
+            |facts| facts.tried.layers = Some(Layers::Folders),
+            "erofs",
+            Weight::Note,
+        ),
+        (|facts| facts.tried.landlock = 1, "landlock", Weight::Note),
+        (
+            |facts| facts.tried.cgroup_kill = Some(false),
+            "cgroup-kill",
+            Weight::Note,
         ),
         (
             |facts| facts.filesystems = set("erofs"),
@@ -164,13 +189,27 @@ fn each_fault_is_found_alone() {
         let mut facts = fine();
         spoil(&mut facts);
         let found = heavy(&facts);
-        // An old kernel lacks more than one thing.
-        assert!(found.contains(&(subject, weight)), "{subject}: {found:?}");
-        assert!(
-            found.len() == 1 || subject == "kernel",
-            "{subject}: {found:?}"
-        );
+        assert_eq!(found, [(subject, weight)], "{subject}");
     }
+}
+
+#[test]
+fn what_was_tried_counts_and_not_the_version() {
+    let mut facts = fine();
+    facts.release = "5.14.0-611.el9.x86_64".into();
+    assert_eq!(heavy(&facts), [], "all of it was taken from later ones");
+    facts.tried.layers = Some(Layers::Page);
+    let found = heavy(&facts);
+    let notes = ["erofs", "user-namespaces"].map(|subject| (subject, Weight::Note));
+    assert_eq!(found, notes);
+    facts.release = "6.1.0-50-amd64".into();
+    assert_eq!(heavy(&facts), [("erofs", Weight::Note)]);
+    facts.tried = Tried {
+        landlock: 7,
+        ..Tried::default()
+    };
+    facts.release = "of no known age".into();
+    assert_eq!(heavy(&facts), [], "nothing is held against it");
 }
 
 #[test]
