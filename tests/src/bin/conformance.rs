@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result, bail};
-use tests::conformance::expectations::{Expectations, Outcome, Spec};
+use tests::conformance::expectations::{Expectations, Feature, Outcome, Spec};
 use tests::conformance::{critest, images};
 use tests::{Daemon, Registry, peers};
 
@@ -20,7 +20,8 @@ fn main() -> Result<()> {
     let critest = peers::peer("bin/critest").context("critest is missing")?;
     let expectations = Expectations::parse(&fs::read_to_string(
         tests::checkout().join("tests/conformance/expectations.toml"),
-    )?)?;
+    )?)?
+    .on(Feature::is_here);
     let folder = tempfile::Builder::new()
         .prefix("wherry-conformance.")
         .tempdir_in("/var/tmp")?;

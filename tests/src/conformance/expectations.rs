@@ -27,6 +27,30 @@ pub struct Expectation {
     pub outcome: Outcome,
     /// Why.
     pub reason: String,
+    /// What the kernel must lack for this to count; without it, it always counts.
+    #[serde(default)]
+    pub without: Option<Feature>,
+}
+
+/// What a kernel may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Feature {
+    /// AppArmor, with the program that loads profiles.
+    AppArmor,
+}
+
+impl Feature {
+    /// Whether the kernel that this runs on has it.
+    pub fn is_here(self) -> bool {
+        match self {
+            Self::AppArmor => {
+                let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+                let parser = std::path::Path::new("/sbin/apparmor_parser").exists();
+                parser && enabled.is_ok_and(|text| text.starts_with('Y'))
+            }
+        }
+    }
 }
 
 /// The list of all that does not pass.
@@ -126,6 +150,14 @@ impl Expectations {
         toml::from_str(text).context("reading the expectations")
     }
 
+    /// The same list without what does not count on a kernel that has these features.
+    #[must_use]
+    pub fn on(mut self, has: impl Fn(Feature) -> bool) -> Expectations {
+        self.expect
+            .retain(|expectation| !expectation.without.is_some_and(&has));
+        self
+    }
+
     /// How a spec should end.
     pub fn of(&self, name: &str) -> Outcome {
         let fits = self
@@ -178,6 +210,17 @@ mod tests {
             expectations.differences(&specs),
             ["slow: Failed, expected Passed: too slow"]
         );
+    }
+
+    #[test]
+    fn what_the_kernel_has_is_no_excuse() {
+        let list = "[[expect]]\nspec = \"lsm\"\noutcome = \"skipped\"\nreason = \"no LSM\"\n\
+            without = \"apparmor\"\n";
+        let specs = read(REPORT).unwrap();
+        for (has, count) in [(false, 1), (true, 2)] {
+            let expectations = Expectations::parse(list).unwrap().on(|_| has);
+            assert_eq!(expectations.differences(&specs).len(), count, "{has}");
+        }
     }
 
     #[test]
