@@ -284,7 +284,9 @@ fn settle(values: Values, flags: &Flags, programs: &Path) -> Result<Settings, Er
             systemd_cgroup: cgroup_driver(&values),
             pod_process: containerd.is_some(),
             limits: limits(&values),
+            classes: classes(&values),
             plugins: plugins::settle(&values)?,
+            operation: operations::current,
             root,
             state,
         },
@@ -332,6 +334,15 @@ pub(crate) fn limits(values: &Values) -> StorageLimits {
     StorageLimits {
         writable_layer: values.size("limits.writable_layer"),
         log: values.size("limits.log"),
+    }
+}
+
+/// Which classes of service there are. Their file itself is read later.
+fn classes(values: &Values) -> engine::ClassConfig {
+    engine::ClassConfig {
+        blockio: values.optional_path("blockio.config"),
+        ignore_blockio: values.fixed("blockio.unavailable") == "ignore",
+        ignore_rdt: values.fixed("rdt.unavailable") == "ignore",
     }
 }
 

@@ -22,9 +22,12 @@ const INOTIFY_EVERY: u32 = 30;
 /// Most containers whose logs are looked at.
 const MAX_LOGS: usize = 4096;
 
-/// How it was at the last look.
+/// How it was at the last look, and when it is warned.
 #[derive(Debug, Default)]
-pub(crate) struct Pressure(Mutex<Seen>);
+pub(crate) struct Pressure {
+    seen: Mutex<Seen>,
+    thresholds: Mutex<Thresholds>,
+}
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]
@@ -40,8 +43,18 @@ impl Pressure {
         self.lock().clone()
     }
 
+    /// Changes when it is warned, from the next look on.
+    pub(crate) fn warn_at(&self, thresholds: Thresholds) {
+        *self.thresholds() = thresholds;
+    }
+
+    fn thresholds(&self) -> MutexGuard<'_, Thresholds> {
+        let thresholds = self.thresholds.lock();
+        thresholds.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what was seen; tells what is new and what is over.
@@ -81,11 +94,7 @@ fn by_key(short: &[Shortage]) -> BTreeMap<(&str, &str), &Finding> {
 }
 
 /// Watches for ever.
-pub(crate) async fn watch(
-    engine: &Arc<Engine>,
-    pressure: &Arc<Pressure>,
-    thresholds: Thresholds,
-) -> Infallible {
+pub(crate) async fn watch(engine: &Arc<Engine>, pressure: &Pressure) -> Infallible {
     let began = Instant::now();
     let mut trends = Trends::default();
     let mut inotify = Vec::new();
@@ -110,6 +119,7 @@ pub(crate) async fn watch(
             _ => usage.used.extend(inotify.iter().cloned()),
         }
         trends.note(began.elapsed(), &usage);
+        let thresholds = *pressure.thresholds();
         let short = pressure::judge(&usage, &trends, &thresholds);
         pressure.keep(Seen { usage, short });
     }

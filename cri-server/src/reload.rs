@@ -14,6 +14,7 @@ use tracing_subscriber::reload::Handle;
 use crate::activation;
 use crate::cli::Flags;
 use crate::config::{self, Applies, Settings, Values};
+use crate::pressure::Pressure;
 
 /// What decides which events are logged, while the daemon runs.
 pub(crate) type LogFilter = Handle<Targets, Registry>;
@@ -33,13 +34,18 @@ pub(crate) struct Reloading {
 
 impl Reloading {
     /// Reloads at each signal, for ever.
-    pub(crate) async fn at_each(mut self, mut hangups: Signal, engine: &Engine) -> Infallible {
+    pub(crate) async fn at_each(
+        mut self,
+        mut hangups: Signal,
+        engine: &Engine,
+        pressure: &Pressure,
+    ) -> Infallible {
         loop {
             if hangups.recv().await.is_none() {
                 return std::future::pending().await;
             }
             activation::reloading();
-            let outcome = if self.reload(engine) {
+            let outcome = if self.reload(engine, pressure) {
                 "serving; the configuration was read again"
             } else {
                 "serving; a new configuration was refused, the old one holds"
@@ -49,27 +55,38 @@ impl Reloading {
     }
 
     /// A configuration that is refused changes nothing; says whether it was taken.
-    fn reload(&mut self, engine: &Engine) -> bool {
+    fn reload(&mut self, engine: &Engine, pressure: &Pressure) -> bool {
         let taken = config::load(&self.flags, &self.programs)
             .map_err(anyhow::Error::from)
-            .and_then(|settings| self.take_over(settings, engine));
+            .and_then(|settings| self.take_over(settings, engine, pressure));
         if let Err(error) = &taken {
             tracing::error!(%error, "reload: the configuration is refused; all stays as it was");
         }
         taken.is_ok()
     }
 
-    /// The first step is the one that may fail.
-    fn take_over(&mut self, settings: Settings, engine: &Engine) -> anyhow::Result<()> {
+    /// The first steps are those that may fail.
+    fn take_over(
+        &mut self,
+        settings: Settings,
+        engine: &Engine,
+        pressure: &Pressure,
+    ) -> anyhow::Result<()> {
         let differing = self.values.differing(&settings.values);
         let names = |applies| -> Vec<&str> {
             let names = differing.iter().filter(|(_, when)| *when == applies);
             names.map(|(name, _)| name.as_str()).collect()
         };
+        let classes = engine::Classes::read(&settings.engine.classes)?;
         engine
             .images()
             .judge_by(&settings.engine.image.signatures)?;
+        engine.set_classes(classes);
         engine.limit_storage(settings.engine.limits);
+        pressure.warn_at(settings.thresholds);
+        if let Err(error) = engine.images().scrub_by(settings.engine.image.scrub) {
+            tracing::error!(%error, "reload: layers are not looked at any more");
+        }
         if let Err(error) = self.log.reload(settings.log) {
             tracing::error!(%error, "reload: what is logged stays as it was");
         }

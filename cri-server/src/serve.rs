@@ -5,11 +5,11 @@
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use check::pressure::Thresholds;
 use engine::Engine;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -59,6 +59,10 @@ pub(crate) struct ResetWish {
     pub(crate) reply: oneshot::Sender<Result<(), engine::Error>>,
 }
 
+/// How long clients wait for images that are read at the start. A service manager gives the whole start
+/// 90 seconds.
+const PRELOAD_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Serves until SIGTERM, SIGINT or a reset.
 ///
 /// # Errors
@@ -92,17 +96,14 @@ pub(crate) async fn serve(
     let mut plugins = plugin_socket(settings.plugins.as_ref())?;
     let listener = plugins.as_mut().and_then(Bound::take);
     engine.start_plugins(listener).await?;
+    watched.pressure.warn_at(settings.thresholds);
+    let preload = preload_early(&engine, settings.preload.as_deref()).await;
     tracing::info!(listen = ?settings.listen, root = ?folders.root, "serving");
     let streaming = streaming::Server::bind(settings.streaming).await;
     let streaming = Arc::new(streaming.context("serving exec, attach and port-forward")?);
     activation::ready(&settings.listen);
-    let preload = settings.preload.as_deref();
-    let plan = Plan {
-        preload,
-        thresholds: settings.thresholds,
-        metrics,
-    };
-    let reloading = reloading.at_each(hangups, &engine);
+    let plan = Plan { preload, metrics };
+    let reloading = reloading.at_each(hangups, &engine, &watched.pressure);
     let served = serve_all(&engine, &streaming, sockets, plan, watched);
     let why = tokio::select! {
         why = Box::pin(served) => why?,
@@ -208,11 +209,13 @@ struct Sockets {
     containerd: Option<Bound>,
 }
 
+/// What is not done yet.
+type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// What goes on beside serving.
-#[derive(Debug)]
 struct Plan<'a> {
-    preload: Option<&'a Path>,
-    thresholds: Thresholds,
+    /// Archives of images that are still being read.
+    preload: Option<Rest<'a>>,
     metrics: Option<http::Listener>,
 }
 
@@ -265,10 +268,10 @@ async fn serve_all(
     tokio::select! {
         result = async { tokio::try_join!(cri, operator, cadvisor) } => { result?; }
         () = overdue(stopped.clone()) => tracing::warn!("requests still under way are cut off"),
-        never = preload_images(engine, plan.preload) => match never {},
+        never = go_on(plan.preload) => match never {},
         never = serve_metrics(plan.metrics, &sources) => match never {},
         never = look_for_stuck(&watched.operations) => match never {},
-        never = pressure::watch(engine, &watched.pressure, plan.thresholds) => match never {},
+        never = pressure::watch(engine, &watched.pressure) => match never {},
         never = reset_when_asked(engine, wishes, is_drained, &stop) => match never {},
         never = stop_on_signal(terminated, interrupted, &stop) => match never {},
     }
@@ -276,14 +279,36 @@ async fn serve_all(
     Ok(why)
 }
 
-/// Reads the archives of a folder while clients are served: whoever asks for an image too early asks
-/// again, and a start that took minutes would be taken for a failed one.
-async fn preload_images(engine: &Engine, folder: Option<&Path>) -> Infallible {
-    if let Some(folder) = folder {
-        match engine.images().preload(folder).await {
-            Ok(images) => tracing::info!(?folder, images, "images of the folder are there"),
-            Err(error) => tracing::warn!(?folder, %error, "images could not be preloaded"),
+/// Reads the archives of a folder before clients are served, so that no pod of that moment goes to a
+/// registry for what lies in them. For a huge folder readiness does not wait: what is left of the work
+/// is answered, and goes on while clients are served.
+async fn preload_early<'a>(engine: &'a Engine, folder: Option<&'a Path>) -> Option<Rest<'a>> {
+    let folder = folder?;
+    let mut rest: Rest<'a> = Box::pin(preload_images(engine, folder));
+    match tokio::time::timeout(PRELOAD_PATIENCE, &mut rest).await {
+        Ok(()) => None,
+        Err(_elapsed) => {
+            tracing::warn!(
+                ?folder,
+                "images are still being read after {PRELOAD_PATIENCE:?}; who needs one of them before it \
+                 is there is sent to its registry"
+            );
+            Some(rest)
         }
+    }
+}
+
+async fn preload_images(engine: &Engine, folder: &Path) {
+    match engine.images().preload(folder).await {
+        Ok(images) => tracing::info!(?folder, images, "images of the folder are there"),
+        Err(error) => tracing::warn!(?folder, %error, "images could not be preloaded"),
+    }
+}
+
+/// Carries on what is not done.
+async fn go_on(rest: Option<Rest<'_>>) -> Infallible {
+    if let Some(rest) = rest {
+        rest.await;
     }
     std::future::pending().await
 }

@@ -77,7 +77,14 @@ pub(crate) struct Log {
     target: Target,
     format: Format,
     level: Level,
+    /// What the caller says that this command is part of.
+    operation: Option<String>,
 }
+
+/// The variable by which a caller names an operation that spans programs: it is in every line.
+const OPERATION: &str = "WHERRY_OPERATION";
+/// Longest name of one, bytes.
+const MAX_OPERATION: usize = 64;
 
 /// systemd-journald(8), "native protocol".
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -141,6 +148,7 @@ impl Log {
             target: target.map(Target::open).transpose()?.unwrap_or_default(),
             format,
             level,
+            operation: std::env::var(OPERATION).ok().filter(|name| is_name(name)),
         })
     }
 
@@ -166,7 +174,8 @@ impl Log {
         if level > self.level {
             return;
         }
-        let line = || render(self.format, level.name(), text, &time::now());
+        let operation = self.operation.as_deref();
+        let line = || render(self.format, level.name(), text, &time::now(), operation);
         // A log that cannot be written must not keep a container from running.
         match &self.target {
             Target::Stderr => drop(std::io::stderr().write_all(line().as_bytes())),
@@ -180,6 +189,12 @@ impl Log {
             }
         }
     }
+}
+
+/// Whether it can name an operation, and be put into a line as it is.
+fn is_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (1..=MAX_OPERATION).contains(&text.len()) && text.bytes().all(fits)
 }
 
 /// A message of the journal's: fields, the one of any text with its length before it.
@@ -198,13 +213,20 @@ pub(crate) fn say(text: &str) {
     drop(std::io::stderr().write_all(format!("{text}\n").as_bytes()));
 }
 
-fn render(format: Format, level: &str, text: &str, time: &str) -> String {
+fn render(format: Format, level: &str, text: &str, time: &str, operation: Option<&str>) -> String {
     match format {
         Format::Json => {
-            let line = serde_json::json!({ "level": level, "msg": text, "time": time });
+            let mut line = serde_json::json!({ "level": level, "msg": text, "time": time });
+            if let Some(operation) = operation {
+                line["operation"] = operation.into();
+            }
             format!("{line}\n")
         }
-        Format::Text => format!("time=\"{time}\" level={level} msg={text:?}\n"),
+        Format::Text => {
+            let operation = operation.map(|name| format!(" operation={name}"));
+            let operation = operation.unwrap_or_default();
+            format!("time=\"{time}\" level={level} msg={text:?}{operation}\n")
+        }
     }
 }
 
@@ -214,11 +236,28 @@ mod tests {
 
     #[test]
     fn json_lines_have_what_engines_decode() {
-        let line = render(Format::Json, "error", "a \"b\"\nc", "T");
+        let line = render(Format::Json, "error", "a \"b\"\nc", "T", None);
         assert_eq!(
             line,
             "{\"level\":\"error\",\"msg\":\"a \\\"b\\\"\\nc\",\"time\":\"T\"}\n"
         );
+    }
+
+    #[test]
+    fn an_operation_is_named_if_it_can_be() {
+        let line = render(Format::Json, "error", "a", "T", Some("9f2c"));
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["operation"], "9f2c");
+        let line = render(Format::Text, "error", "a", "T", Some("9f2c"));
+        assert!(line.ends_with("msg=\"a\" operation=9f2c\n"), "{line}");
+        for (name, expect) in [
+            ("9f2c-1", true),
+            ("", false),
+            ("a b", false),
+            ("a\n", false),
+        ] {
+            assert_eq!(is_name(name), expect, "{name:?}");
+        }
     }
 
     #[test]
@@ -241,7 +280,7 @@ mod tests {
     #[test]
     fn text_lines_are_quoted() {
         assert_eq!(
-            render(Format::Text, "error", "a\nb", "T"),
+            render(Format::Text, "error", "a\nb", "T", None),
             "time=\"T\" level=error msg=\"a\\nb\"\n"
         );
     }

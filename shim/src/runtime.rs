@@ -224,13 +224,14 @@ impl Runtime {
 
     /// Starts an invocation. `console` is the path of the console socket as the runtime may use
     /// it. With `stdio` the invocation, and what it makes, has these streams; without, none.
-    /// `folders` are those of a checkpoint.
+    /// `folders` are those of a checkpoint; `operation` is what the runtime is told it is part of.
     pub(crate) fn invoke(
         &self,
         verb: Verb,
         console: Option<&Path>,
         stdio: Option<[BorrowedFd<'_>; 3]>,
         folders: Option<&Folders<'_>>,
+        operation: &str,
         now: Duration,
     ) -> Result<Invocation, Failure> {
         let null = File::options().read(true).write(true).open("/dev/null");
@@ -240,7 +241,7 @@ impl Runtime {
         let log = self.files.log(verb);
         let log_start = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let stdio = stdio.unwrap_or([null.as_fd(), errors.as_fd(), errors.as_fd()]);
-        let pid = spawn(self.arguments(verb, console, folders), stdio)?;
+        let pid = spawn(self.arguments(verb, console, folders), stdio, operation)?;
         if let Some(score) = &self.children_oom_score {
             // A runtime that cannot have it still works; the container's score is in its spec.
             drop(fs::write(format!("/proc/{pid}/oom_score_adj"), score));
@@ -467,7 +468,7 @@ pub(crate) fn read_pid(path: &Path) -> Result<Pid, Failure> {
 /// `wherry-shim delete`: takes away what a lost shim left, and waits until that is done.
 pub(crate) fn delete_and_wait(options: &Options) -> Result<(), Failure> {
     let invocation =
-        Runtime::new(options, None).invoke(Verb::Delete, None, None, None, DEADLINE)?;
+        Runtime::new(options, None).invoke(Verb::Delete, None, None, None, "", DEADLINE)?;
     let pid = invocation.pid;
     let fail = |error| Failure::other("wait for the runtime", error);
     let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(fail)?;

@@ -26,6 +26,8 @@ use crate::terminal::ConsoleSocket;
 
 /// What the kernel is to spare this process when memory runs out: the daemon comes first (-999).
 const OOM_SCORE: &str = "-998";
+/// Longest name of an operation, bytes.
+const MAX_OPERATION: usize = 64;
 
 /// Serves one container to its end.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
@@ -107,6 +109,8 @@ struct Service {
     masters: Vec<(u32, OwnedFd)>,
     bundle: std::path::PathBuf,
     pending: VecDeque<Event>,
+    /// The daemon's operation that is being carried out, as its log names it; empty: none.
+    operation: String,
     /// Lent to whoever reads; touched only as far as somebody has written.
     scratch: Vec<u8>,
 }
@@ -140,6 +144,7 @@ impl Service {
             masters: Vec::new(),
             bundle: options.bundle.clone(),
             pending: VecDeque::new(),
+            operation: String::new(),
             scratch: vec![0; SCRATCH.max(MAX_PACKET)],
         })
     }
@@ -227,7 +232,10 @@ impl Service {
                     call: request.call,
                     descriptors: fds.len(),
                 };
+                // What is done later, when nobody asks, is part of none.
+                self.operation = bounded(request.operation);
                 self.happened_with(event, fds);
+                self.operation.clear();
             }
             Received::Nothing => {}
             Received::End => self.disconnect(number),
@@ -305,6 +313,15 @@ impl Service {
                 self.perform(action, fds);
             }
         }
+    }
+}
+
+/// The name of an operation, if it can be one.
+fn bounded(operation: String) -> String {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match operation.len() <= MAX_OPERATION && operation.bytes().all(fits) {
+        true => operation,
+        false => String::new(),
     }
 }
 

@@ -10,8 +10,12 @@ use rustix::process::Pid;
 
 use crate::failure::Failure;
 
+/// The variable that tells a runtime of which operation of the daemon's it is part.
+const OPERATION: &str = "WHERRY_OPERATION";
+
 /// Variables of ours that a runtime would take for its own.
-const KEPT_BACK: [&str; 4] = [
+const KEPT_BACK: [&str; 5] = [
+    OPERATION,
     "NOTIFY_SOCKET",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -19,15 +23,19 @@ const KEPT_BACK: [&str; 4] = [
 ];
 
 /// Starts `argv`, whose first word is the program's path. Signals are as a new process expects
-/// them; every descriptor but the three is close-on-exec by the habit of this program.
-pub(crate) fn spawn(argv: Vec<OsString>, stdio: [BorrowedFd<'_>; 3]) -> Result<Pid, Failure> {
+/// them, `operation` is in its environment unless it is empty; every descriptor but the three is close-on-exec by the habit of this program.
+pub(crate) fn spawn(
+    argv: Vec<OsString>,
+    stdio: [BorrowedFd<'_>; 3],
+    operation: &str,
+) -> Result<Pid, Failure> {
     let name = argv
         .first()
         .map(|program| program.display().to_string())
         .unwrap_or_default();
     let fail = |cause: &dyn std::fmt::Display| Failure::other(format!("start {name}"), cause);
     let argv = c_strings(argv).map_err(|error| fail(&error))?;
-    let environment = c_strings(environment()).map_err(|error| fail(&error))?;
+    let environment = c_strings(environment(operation)).map_err(|error| fail(&error))?;
     let (Some(program), Ok((actions, attributes))) = (argv.first(), prepare(stdio)) else {
         return Err(fail(&"out of memory"));
     };
@@ -57,14 +65,15 @@ fn prepare(stdio: [BorrowedFd<'_>; 3]) -> nix::Result<(PosixSpawnFileActions, Po
     Ok((actions, attributes))
 }
 
-fn environment() -> Vec<OsString> {
+fn environment(operation: &str) -> Vec<OsString> {
     let kept = std::env::vars_os().filter(|(name, _)| !KEPT_BACK.iter().any(|other| name == other));
-    kept.map(|(mut line, value)| {
+    let kept = kept.map(|(mut line, value)| {
         line.push("=");
         line.push(value);
         line
-    })
-    .collect()
+    });
+    let own = (!operation.is_empty()).then(|| format!("{OPERATION}={operation}").into());
+    kept.chain(own).collect()
 }
 
 fn c_strings(words: Vec<OsString>) -> Result<Vec<CString>, std::ffi::NulError> {

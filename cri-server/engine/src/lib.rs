@@ -29,8 +29,10 @@ macro_rules! step {
 }
 
 mod apparmor;
+mod blockio;
 mod cdi;
 mod checkpoint;
+mod classes;
 mod elf;
 mod ending;
 mod error;
@@ -70,6 +72,7 @@ use std::time::Duration;
 
 pub use cgroup::{Cpu, Memory, Pressure, PressureLine};
 pub use checkpoint::RestoredPod;
+pub use classes::{ClassConfig, Classes};
 pub use error::{Error, OpenError};
 pub use events::{Change, Event};
 pub use exec::ExecOutput;
@@ -126,8 +129,13 @@ pub struct Config {
     pub pod_process: bool,
     /// How much any container may leave on disk.
     pub limits: StorageLimits,
+    /// Classes of service that pods and plugins may name.
+    pub classes: ClassConfig,
     /// Plugins of the node (NRI).
     pub plugins: nri::Config,
+    /// Names the operation that work under way is part of, for the logs of other programs; empty if it
+    /// is part of none.
+    pub operation: fn() -> String,
 }
 
 /// An OCI runtime.
@@ -171,6 +179,8 @@ pub(crate) struct Inner {
     rates: stats::Rates,
     /// What any container that is made from now on may leave on disk.
     limits: Mutex<StorageLimits>,
+    /// Classes of service that containers get from now on.
+    classes: Mutex<Arc<Classes>>,
     /// Which pods a checkpoint is being taken of.
     checkpoints: checkpoint::Places,
     /// Permits to look at what containers want of the host, each held until the host has answered.
@@ -741,6 +751,7 @@ impl Inner {
             runtime_root: self.paths.runtime_root(self.handler(handler)),
             systemd_cgroup: self.facts.systemd_cgroup,
             open_files: self.config.shim_open_files,
+            operation: self.config.operation,
         }
     }
 

@@ -14,8 +14,8 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::Spec;
 use pod::lifecycle::SandboxPhase;
 use pod::plan::{
-    ContainerInputs, ContainerPlan, Edits, Namespace, NewAccount, SandboxPlan, mount_label,
-    storage_limits,
+    ClassNames, ContainerInputs, ContainerPlan, Edits, Namespace, NewAccount, SandboxPlan, Shares,
+    class_names, mount_label, storage_limits,
 };
 use pod::sandbox::{IdRange, PidMode, UserNamespace};
 use pod::{ContainerSpec, NodeFacts};
@@ -30,8 +30,8 @@ use crate::plugins::{self, About};
 use crate::shim::{Launch, News, Shim};
 use crate::store::{self, ContainerRecord, SandboxRecord};
 use crate::{
-    Inner, LOCK, apparmor, blocking, cdi, elf, facts, namespaces, new_id, now, relabel, rootfs,
-    shim, teardown, volumes,
+    Inner, LOCK, apparmor, blocking, cdi, classes, elf, facts, namespaces, new_id, now, relabel,
+    rootfs, shim, teardown, volumes,
 };
 
 /// How long the sources of mounts may take to answer: behind them may be a server that is gone.
@@ -291,7 +291,7 @@ async fn begin(
     let launch = process.launch.clone();
     let started = async { step("starting the shim", shim::start(&launch)) };
     step!("shim_start", started).await?;
-    let connected = Shim::connect(&launch.container, &launch.bundle, teller.clone());
+    let connected = Shim::connect(&launch, teller.clone());
     let shim = process
         .shim
         .insert(step("connecting to the shim", connected)?);
@@ -418,7 +418,8 @@ async fn carry_out(
     };
     let permitted = engine.images.permit(&image, named, &pod.namespace);
     step!("signatures", permitted).await?;
-    let mut lookups = step!("lookup", look_up(engine, &spec)).await?;
+    let names = class_names(&spec, pod);
+    let mut lookups = step!("lookup", look_up(engine, &spec, names)).await?;
     let label = mount_label(&spec.security, &engine.facts)?;
     let ids = place.ids();
     let rootfs = container.process.launch.bundle.join("rootfs");
@@ -495,7 +496,7 @@ async fn ask_plugins(
         lookups.edits = blocking(move || cdi::edits(&folders, &names)).await?;
         *plan = self::plan(place, container, spec, image, lookups, rootfs).await?;
     }
-    plugins::adjust(place, &mut container.record, &created, plan)?;
+    plugins::adjust(place, &mut container.record, &created, plan).await?;
     describe(&mut container.record, image, plan);
     let picture = owned::picture(engine, &place.sandbox, container);
     engine.view.announce(picture);
@@ -545,11 +546,17 @@ struct Lookups {
     devices: Vec<(pod::facts::HostDevice, pod::container::Device)>,
     edits: Edits,
     seccomp: Option<String>,
+    shares: Shares,
 }
 
 /// Looks at what a container wants of the host. Behind a path may be a server that is gone: the
 /// thread that asks it is given up after a while, and counts as long as it hangs.
-async fn look_up(engine: &Inner, spec: &Arc<ContainerSpec>) -> Result<Lookups, Error> {
+async fn look_up(
+    engine: &Inner,
+    spec: &Arc<ContainerSpec>,
+    names: ClassNames,
+) -> Result<Lookups, Error> {
+    let shares = classes::shares(engine, names).await?;
     // Many containers that are made at once are no sign of a fault: each is looked at in a moment.
     let turn = Arc::clone(&engine.lookups).acquire_owned();
     let Ok(permit) = tokio::time::timeout(SOURCE_PATIENCE, turn).await else {
@@ -569,6 +576,7 @@ async fn look_up(engine: &Inner, spec: &Arc<ContainerSpec>) -> Result<Lookups, E
             devices: rootfs::devices(&spec.devices)?,
             edits: cdi::edits(&cdi, &cdi::wanted(&spec))?,
             seccomp: rootfs::seccomp_profile(&spec.security.seccomp)?,
+            shares,
         })
     });
     tokio::time::timeout(SOURCE_PATIENCE, work)
@@ -605,6 +613,7 @@ async fn plan(
         accounts: &accounts,
         target_pid: place.target_pid,
         devices: &lookups.devices,
+        shares: &lookups.shares,
         edits: &lookups.edits,
         seccomp_profile: lookups.seccomp.as_deref(),
         mount_sources: &lookups.sources,
@@ -650,6 +659,9 @@ fn describe(record: &mut ContainerRecord, image: &image::Image, plan: &Container
     record.stop_signal = plan.stop_signal;
     record.stop_signal_name.clone_from(&plan.stop_signal_name);
     record.cgroup.clone_from(&plan.cgroup);
+    let linux = plan.spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    record.block_io = resources.and_then(|resources| resources.block_io().clone());
 }
 
 async fn create_request(
@@ -694,7 +706,7 @@ pub(crate) fn reconnect(
     teller: &mpsc::UnboundedSender<News>,
 ) -> io::Result<Option<Arc<Shim>>> {
     use io::ErrorKind::{ConnectionRefused, NotFound};
-    match Shim::connect(&launch.container, &launch.bundle, teller.clone()) {
+    match Shim::connect(launch, teller.clone()) {
         Ok(shim) => Ok(Some(shim)),
         Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(None),
         Err(error) => Err(error),

@@ -408,10 +408,11 @@ impl PodTask {
         let shim = shim.ok_or_else(|| Error::WrongState(format!("container {id} has ended")))?;
         let (engine, record) = (Arc::clone(&self.pod.engine), container.record.clone());
         let work = update::limits(&engine, &record, &shim, wanted);
-        let limits = self.attend(work).await?;
+        let (limits, block_io) = self.attend(work).await?;
         if let Some(container) = self.pod.containers.get_mut(id) {
             Arc::make_mut(&mut container.record.spec).resources = limits;
             container.record.tuned = None;
+            container.record.block_io = block_io;
         }
         self.keep_container(id).await;
         Ok(())

@@ -31,8 +31,8 @@ use crate::shim::News;
 use crate::store::{self, ContainerRecord, Found, Paths};
 use crate::view::View;
 use crate::{
-    Config, Inner, LOCK, blocking, checkpoint, facts, handlers, making, namespaces, teardown,
-    volumes,
+    Classes, Config, Inner, LOCK, blocking, checkpoint, facts, handlers, making, namespaces,
+    teardown, volumes,
 };
 
 /// Ids of the host with which user namespaces are tried.
@@ -41,6 +41,7 @@ const PROBED: std::ops::Range<u32> = 1_000_000..1_065_536;
 pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
     let paths = Paths::new(&config.root, &config.state);
     let locks = take_folders(&paths)?;
+    let classes = Classes::read(&config.classes)?;
     let cgroups = cgroup::Host::detect()
         .map_err(|error| OpenError::Config(format!("control groups: {error}")))?;
     let facts = facts::gather(&cgroups, config.systemd_cgroup)
@@ -60,6 +61,7 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Inner>, OpenError> {
             ..facts
         },
         limits: Mutex::new(config.limits),
+        classes: Mutex::new(Arc::new(classes)),
         config,
         paths,
         cgroups,

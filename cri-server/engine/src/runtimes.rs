@@ -91,6 +91,7 @@ mod tests {
             runtime_root: "/r".into(),
             systemd_cgroup: false,
             open_files: None,
+            operation: String::new,
         };
         let check = |command: &str, expect: bool| {
             let command = command.replace(' ', "\0") + "\0";

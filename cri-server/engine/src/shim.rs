@@ -60,6 +60,8 @@ pub(crate) struct Launch {
     pub(crate) systemd_cgroup: bool,
     /// Soft limit of open files, where it is not ours.
     pub(crate) open_files: Option<u64>,
+    /// Names the operation under way.
+    pub(crate) operation: fn() -> String,
 }
 
 /// A connection to a shim.
@@ -68,6 +70,7 @@ pub(crate) struct Shim {
     socket: AsyncFd<OwnedFd>,
     sequence: AtomicU64,
     waiting: Mutex<Waiting>,
+    operation: fn() -> String,
 }
 
 /// Who waits for what. Once closed, nobody waits any more.
@@ -216,17 +219,17 @@ impl Shim {
     ///
     /// `ECONNREFUSED` or `ENOENT`: there is no shim.
     pub(crate) fn connect(
-        container: &str,
-        bundle: &Path,
+        launch: &Launch,
         news: mpsc::UnboundedSender<News>,
     ) -> io::Result<Arc<Self>> {
         let shim = Arc::new(Self {
-            socket: connect_socket(bundle)?,
+            socket: connect_socket(&launch.bundle)?,
             sequence: AtomicU64::new(1),
             waiting: Mutex::default(),
+            operation: launch.operation,
         });
         let reader = Arc::clone(&shim);
-        let container = container.to_owned();
+        let container = launch.container.clone();
         #[expect(
             clippy::disallowed_methods,
             reason = "the one reader of this connection"
@@ -275,6 +278,7 @@ impl Shim {
         let bytes = Request {
             sequence,
             call: Some(call),
+            operation: (self.operation)(),
         }
         .encode_to_vec();
         let answer = tokio::time::timeout(patience, async {

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use oci_spec::runtime::LinuxBlockIo;
 use pod::container::Resources;
 use pod::lifecycle::SandboxPhase;
 use pod::plan::StorageLimits;
@@ -106,6 +107,9 @@ pub(crate) struct ContainerRecord {
     /// Its limits, where plugins made them other than those of `spec`.
     #[serde(default)]
     pub(crate) tuned: Option<Resources>,
+    /// Its weights and limits of block devices, where a class gave it some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) block_io: Option<LinuxBlockIo>,
 }
 
 impl ContainerRecord {
@@ -144,6 +148,7 @@ impl ContainerRecord {
             cgroup: String::new(),
             restored: false,
             tuned: None,
+            block_io: None,
         }
     }
 }

@@ -90,7 +90,7 @@ async fn files(engine: &Inner, launch: &Launch, mounts: &[Mount]) -> Result<(), 
 /// killed has left at work.
 async fn process(engine: &Inner, launch: &Launch) -> Result<(), Error> {
     let (teller, news) = mpsc::unbounded_channel();
-    let connected = Shim::connect(&launch.container, &launch.bundle, teller);
+    let connected = Shim::connect(launch, teller);
     if let Ok(shim) = connected
         && !ended(&shim, news).await
     {
@@ -206,6 +206,9 @@ pub(crate) async fn orphan(engine: &Inner, id: &str) -> Result<(), Error> {
     files(engine, &engine.launch("", Path::new(""), id), &[]).await
 }
 
+/// What a file system has of its own (mke2fs(8)).
+const OF_FILE_SYSTEM: &str = "lost+found";
+
 /// Every pod, what no pod knows of, the network, and both folders.
 pub(crate) async fn everything(engine: &Engine, keep_images: bool) -> Result<(), Error> {
     let inner = &engine.inner;
@@ -234,7 +237,7 @@ fn folders(engine: &Inner, keep_images: bool) -> io::Result<()> {
     if keep_images {
         return empty_but(engine.paths.root(), &engine.config.image.root);
     }
-    empty(engine.paths.root())
+    empty_root(engine.paths.root())
 }
 
 /// Removes what is in a folder, all but one thing.
@@ -257,9 +260,55 @@ fn empty_but(folder: &Path, kept: &Path) -> io::Result<()> {
 
 /// Removes a folder with all in it, unless something is mounted there after all.
 fn empty(path: &Path) -> io::Result<()> {
-    match nix::mount::umount2(path, MntFlags::MNT_EXPIRE) {
-        Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-        _ => return Err(io::Error::other(format!("{path:?} is still a mount point"))),
+    if is_mounted(path) {
+        return Err(io::Error::other(format!("{path:?} is still a mount point")));
     }
     store::gone_is_fine(fs::remove_dir_all(path))
+}
+
+/// The same for a folder that may be a file system of its own: the operator has mounted it, so it stays,
+/// without what was in it.
+fn empty_root(path: &Path) -> io::Result<()> {
+    if !is_mounted(path) {
+        return store::gone_is_fine(fs::remove_dir_all(path));
+    }
+    tracing::info!(folder = %path.display(), "a mount point: it is emptied, and stays");
+    empty_but(path, &path.join(OF_FILE_SYSTEM))
+}
+
+/// Whether something is mounted there. What is in use is not unmounted by asking so, and what is not
+/// would be by the second question only (umount2(2), `MNT_EXPIRE`).
+fn is_mounted(path: &Path) -> bool {
+    let asked = nix::mount::umount2(path, MntFlags::MNT_EXPIRE);
+    !matches!(asked, Err(nix::Error::EINVAL | nix::Error::ENOENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_that_is_a_mount_point_is_emptied_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        empty_root(&root).unwrap();
+        assert!(!root.exists());
+        fs::create_dir(&root).unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        if nix::mount::mount(Some("none"), &root, Some("tmpfs"), flags, None::<&str>).is_err() {
+            return println!("skipped: needs root");
+        }
+        let filled = fs::create_dir_all(root.join("a/b"));
+        let filled = filled.and_then(|()| fs::create_dir(root.join(OF_FILE_SYSTEM)));
+        let in_use = fs::File::create(root.join("lock"));
+        let emptied = empty_root(&root);
+        let left: Vec<_> = fs::read_dir(&root).unwrap().flatten().collect();
+        let left: Vec<_> = left.iter().map(fs::DirEntry::file_name).collect();
+        drop(in_use);
+        nix::mount::umount2(&root, MntFlags::MNT_DETACH).unwrap();
+        filled.unwrap();
+        emptied.unwrap();
+        assert_eq!(left, [OF_FILE_SYSTEM]);
+    }
 }

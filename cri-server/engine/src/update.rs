@@ -1,26 +1,36 @@
 //! Changing the limits of a container that lives.
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxBlockIo, LinuxResources};
 use pod::container::Resources;
 use shim_api::{Update, request};
 
 use crate::error::Error;
 use crate::shim::Shim;
 use crate::store::ContainerRecord;
-use crate::{Inner, blocking};
+use crate::{Inner, blocking, blockio, classes};
 
-/// Sets the limits that `wanted` names; answers with all that hold from now on.
+/// Sets the limits that `wanted` names; answers with all that hold from now on, and with what holds of
+/// block devices.
 pub(crate) async fn limits(
     engine: &Inner,
     record: &ContainerRecord,
     shim: &Shim,
     wanted: &Resources,
-) -> Result<Resources, Error> {
+) -> Result<(Resources, Option<LinuxBlockIo>), Error> {
     let before = record.tuned.as_ref().unwrap_or(&record.spec.resources);
     let limits = before.changed(wanted);
-    let planned = pod::plan::plan_resources(&limits, &engine.facts)?;
+    let mut planned = pod::plan::plan_resources(&limits, &engine.facts)?;
     let score = pod::plan::plan_oom_score(&limits, &engine.facts)?;
     leave_room(engine, &record.cgroup, wanted.memory_limit).await?;
+    let mut block_io = record.block_io.clone();
+    if let Some(class) = &wanted.blockio_class {
+        let after = classes::block_io(engine, class)
+            .await
+            .map_err(|why| Error::Invalid(format!("blockio_class: {why}")))?;
+        let before = block_io.unwrap_or_default();
+        planned.set_block_io(Some(blockio::change(&before, &after)));
+        block_io = (after != LinuxBlockIo::default()).then_some(after);
+    }
     let call = request::Call::Update(Update {
         resources: json(&planned)?,
     });
@@ -28,7 +38,7 @@ pub(crate) async fn limits(
     if limits.oom_score_adj != before.oom_score_adj {
         set_oom_score(engine, &record.cgroup, score).await?;
     }
-    Ok(limits)
+    Ok((limits, block_io))
 }
 
 fn json(resources: &LinuxResources) -> Result<Vec<u8>, Error> {

@@ -94,7 +94,7 @@ mod worker;
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 pub use registry::{Credentials, Referrer};
@@ -203,7 +203,7 @@ pub struct Store {
     /// Who unpacks them.
     workers: Arc<Workers>,
     /// Ends the look at layers in the background.
-    _scrubbing: scrub::Alive,
+    scrubbing: Mutex<(Option<Scrub>, Option<scrub::Alive>)>,
 }
 
 /// An image of the store.
@@ -272,7 +272,6 @@ impl Store {
             let view = catalog.view();
             gate.prune(|digest| view.by_manifest(digest).is_some());
         }
-        let (alive, stopped) = scrub::life();
         let store = Arc::new(Self {
             root,
             _lock: lock,
@@ -289,12 +288,31 @@ impl Store {
             progress: Progress::default(),
             slots: Semaphore::new(pull::layers_at_once()),
             workers: Workers::new(config.worker.clone()),
-            _scrubbing: alive,
+            scrubbing: Mutex::default(),
         });
-        if let Some(scrub) = config.scrub {
-            scrub::start(&store, scrub, stopped)?;
-        }
+        store.scrub_by(config.scrub)?;
         Ok(store)
+    }
+
+    /// Changes how layers are looked at in the background; a look that is under way begins anew. What
+    /// holds already changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started: there is no look then.
+    pub fn scrub_by(self: &Arc<Self>, scrub: Option<Scrub>) -> Result<(), Error> {
+        let scrubbing = self.scrubbing.lock();
+        let mut scrubbing = scrubbing.unwrap_or_else(PoisonError::into_inner);
+        if scrubbing.0 == scrub {
+            return Ok(());
+        }
+        *scrubbing = (None, None);
+        if let Some(wanted) = scrub {
+            let (alive, stopped) = scrub::life();
+            scrub::start(self, wanted, stopped)?;
+            *scrubbing = (scrub, Some(alive));
+        }
+        Ok(())
     }
 
     /// Gets an image from its registry; answers with its id. Callers that ask for the same image at

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use nri_api::ttrpc::{Request, Response, Status};
@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::figures::End;
 use crate::wire::{self, Decoder, Kind, MAX_DATA, Message, Nonsense};
 
 /// Messages that may wait to be written to a plugin.
@@ -69,6 +70,8 @@ pub(crate) struct Connection {
     waiting: Mutex<HashMap<u32, Waiting>>,
     next: AtomicU32,
     closed: watch::Sender<bool>,
+    /// Why it ended, once it has.
+    why: OnceLock<End>,
 }
 
 impl Connection {
@@ -82,6 +85,7 @@ impl Connection {
             waiting: Mutex::default(),
             next: AtomicU32::new(1),
             closed: watch::channel(false).0,
+            why: OnceLock::new(),
         });
         let (read, write) = socket.into_split();
         let reader = Arc::clone(&connection);
@@ -149,13 +153,20 @@ impl Connection {
         data.truncate(MAX_DATA);
         let bytes = wire::encode(wire::RUNTIME, to.stream, Kind::Response, &data);
         if let Err(mpsc::error::TrySendError::Full(_)) = self.outgoing.try_send(bytes) {
-            self.close();
+            self.close(End::Deaf);
         }
     }
 
-    /// Ends the connection.
-    pub(crate) fn close(&self) {
+    /// Ends the connection, if it has not ended.
+    pub(crate) fn close(&self, why: End) {
+        // The first reason is the one.
+        let _known = self.why.set(why);
         self.closed.send_replace(true);
+    }
+
+    /// Why it ended; of one that has not, that the plugin went.
+    pub(crate) fn why(&self) -> End {
+        self.why.get().copied().unwrap_or(End::Left)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -196,7 +207,7 @@ impl Connection {
                 () = too_long => false,
             };
             if !written {
-                return self.close();
+                return self.close(End::Left);
             }
         }
     }
@@ -205,14 +216,16 @@ impl Connection {
         tokio::select! {
             () = self.ended() => {}
             result = self.read_all(socket, &requests) => {
+                let mut why = End::Left;
                 if let Err(nonsense) = result {
+                    why = End::Nonsense;
                     tracing::warn!(%nonsense, "a plugin's connection is ended");
                     let waiting = std::mem::take(&mut *self.waiting.lock().expect(LOCK));
                     for (_, waiter) in waiting {
                         drop(waiter.send(Err(CallError::Nonsense(nonsense.to_string()))));
                     }
                 }
-                self.close();
+                self.close(why);
             }
         }
     }

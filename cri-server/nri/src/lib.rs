@@ -16,6 +16,7 @@
 
 mod connection;
 mod error;
+mod figures;
 mod launch;
 mod merge;
 mod owners;
@@ -41,11 +42,13 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 pub use error::{Error, StartError};
+pub use figures::{BOUNDS, End, Figures, Outcome, Present, Question, Requests};
 pub use owners::{Conflict, owners_of};
 pub use requests::Created;
 pub use validator::Validator;
 
 use connection::{Incoming, code, status};
+use figures::Tally;
 use launch::Launched;
 use plugin::{Origin, Plugin};
 
@@ -105,6 +108,7 @@ struct Inner {
     /// In their order. Held while they are asked.
     plugins: Mutex<Vec<Arc<Plugin>>>,
     runtime: OnceLock<Arc<dyn Runtime>>,
+    tally: Arc<Tally>,
     /// The processes of plugins that were started here, each until it has been reaped.
     launched: std::sync::Mutex<JoinSet<()>>,
 }
@@ -131,6 +135,7 @@ impl Nri {
                 active,
                 plugins: Mutex::default(),
                 runtime: OnceLock::new(),
+                tally: Arc::default(),
                 launched: std::sync::Mutex::default(),
             }),
         }
@@ -201,6 +206,12 @@ impl Nri {
         plugins.iter().map(|plugin| plugin.name()).collect()
     }
 
+    /// What is known of plugins now. Waits for nobody.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.inner.tally.figures()
+    }
+
     async fn launch(&self, found: launch::Found) {
         let name = format!("{}-{}", found.index, found.base);
         let started = launch::launch(&found).and_then(|(socket, process)| {
@@ -254,7 +265,8 @@ impl Nri {
 
     /// Takes a connection as a plugin: it registers, is synchronized, and takes part from then on.
     async fn take(&self, socket: UnixStream, origin: Origin) -> Result<Arc<Plugin>, String> {
-        let (plugin, incoming) = plugin::admit(socket, origin, &self.inner.config).await?;
+        let (plugin, incoming) =
+            plugin::admit(socket, origin, &self.inner.config, &self.inner.tally).await?;
         let plugin = Arc::new(plugin);
         // From here on its own requests are heard: it may want changes while it is synchronized.
         #[expect(clippy::disallowed_methods, reason = "ends with the connection")]
@@ -263,7 +275,7 @@ impl Nri {
         ));
         let result = self.synchronize(&plugin).await;
         if let Err(reason) = result {
-            plugin.connection.close();
+            plugin.connection.close(End::Synchronization);
             return Err(format!("synchronizing {}: {reason}", plugin.name()));
         }
         tracing::info!(plugin = plugin.name(), "an NRI plugin takes part");
@@ -294,7 +306,10 @@ impl Nri {
             let answer = self.unsolicited(&plugin, &request).await;
             plugin.connection.answer(&request, answer);
         }
-        tracing::info!(plugin = plugin.name(), "an NRI plugin has gone");
+        let why = plugin.connection.why();
+        self.inner.tally.ended(why);
+        let (plugin_name, why) = (plugin.name(), why.name());
+        tracing::info!(plugin = plugin_name, why, "an NRI plugin has gone");
         let mut plugins = self.inner.plugins.lock().await;
         plugins.retain(|one| !Arc::ptr_eq(one, &plugin));
         self.note(&plugins);
@@ -371,6 +386,8 @@ impl Nri {
     fn note(&self, plugins: &[Arc<Plugin>]) {
         let active = self.inner.config.validator.enable || !plugins.is_empty();
         self.inner.active.store(active, Ordering::Release);
+        let present = plugins.iter().map(|plugin| (plugin.name(), plugin.since));
+        self.inner.tally.present(present.collect());
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::connection::{CallError, Connection, Incoming, code, status};
 use crate::error::Error;
+use crate::figures::{End, Tally};
 use crate::launch::{check_base, check_index};
 use crate::{Config, wire};
 
@@ -35,6 +36,9 @@ pub(crate) struct Plugin {
     policy: FailurePolicy,
     limit: Duration,
     pub(crate) connection: Arc<Connection>,
+    /// When it came.
+    pub(crate) since: std::time::Instant,
+    tally: Arc<Tally>,
 }
 
 /// Where a plugin comes from.
@@ -56,6 +60,7 @@ pub(crate) async fn admit(
     socket: UnixStream,
     origin: Origin,
     config: &Config,
+    tally: &Arc<Tally>,
 ) -> Result<(Plugin, mpsc::Receiver<Incoming>), String> {
     let (connection, mut incoming) = Connection::start(socket);
     let result = async {
@@ -105,12 +110,15 @@ pub(crate) async fn admit(
             policy: answer.failure_policy.unwrap_or_default(),
             limit,
             connection: Arc::clone(&connection),
+            since: std::time::Instant::now(),
+            tally: Arc::clone(tally),
         })
     };
     match result.await {
         Ok(plugin) => Ok((plugin, incoming)),
         Err(reason) => {
-            connection.close();
+            connection.close(End::Registration);
+            tally.ended(connection.why());
             Err(reason)
         }
     }
@@ -210,12 +218,15 @@ impl Plugin {
 
     async fn exchange<A: Message + Default>(
         &self,
-        method: &str,
+        method: &'static str,
         request: &impl Message,
     ) -> Result<A, CallError> {
         let payload = request.encode_to_vec();
-        let answer = self.connection.call(method, payload, self.limit).await?;
-        A::decode(&*answer).map_err(|error| CallError::Nonsense(error.to_string()))
+        let exchange = async {
+            let answer = self.connection.call(method, payload, self.limit).await?;
+            A::decode(&*answer).map_err(|error| CallError::Nonsense(error.to_string()))
+        };
+        self.tally.asked(self.name(), method, exchange).await
     }
 
     /// Decides what a failure means for the plugin and for the request.
@@ -240,7 +251,11 @@ impl Plugin {
         let kept = matches!(cause, CallError::TimedOut(_)) && self.policy.keep_connected;
         tracing::warn!(plugin, method, %cause, kept, "an NRI plugin failed");
         if !kept {
-            self.connection.close();
+            self.connection.close(match cause {
+                CallError::TimedOut(_) => End::TimedOut,
+                CallError::Closed => End::Left,
+                _ => End::Nonsense,
+            });
         }
         match self.policy.fail_request {
             true => Err(Error::Unanswered {
@@ -262,10 +277,10 @@ impl Plugin {
         let mut updates = Vec::new();
         for part in parts(pods, containers, wire::MAX_DATA - AROUND) {
             let left = until.saturating_duration_since(Instant::now());
-            let call = self
-                .connection
-                .call("Synchronize", part.encode_to_vec(), left);
-            let answer = call.await.map_err(|error| error.to_string())?;
+            let method = "Synchronize";
+            let call = self.connection.call(method, part.encode_to_vec(), left);
+            let answer = self.tally.asked(self.name(), method, call).await;
+            let answer = answer.map_err(|error| error.to_string())?;
             let answer =
                 SynchronizeResponse::decode(&*answer).map_err(|error| error.to_string())?;
             if answer.more != part.more {
@@ -284,7 +299,7 @@ impl Plugin {
         if let Err(error) = call.await {
             tracing::debug!(plugin = self.name(), %error, "shutting a plugin down");
         }
-        self.connection.close();
+        self.connection.close(End::Shutdown);
     }
 }
 

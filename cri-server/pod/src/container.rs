@@ -219,6 +219,9 @@ pub struct Resources {
     /// Limits that clients have no words for; plugins have.
     #[serde(default, skip_serializing_if = "Tuning::is_nothing")]
     pub tuning: Tuning,
+    /// A class of block I/O, which plugins name; the empty one is none, and `None` is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blockio_class: Option<String>,
 }
 
 /// Limits beyond those of clients (OCI specification, config-linux.md); `None` means not set.
@@ -299,6 +302,11 @@ impl Resources {
             unified,
             memory_swap_limit,
             tuning: self.tuning.changed(wanted.tuning),
+            blockio_class: wanted
+                .blockio_class
+                .as_ref()
+                .or(self.blockio_class.as_ref())
+                .cloned(),
         }
     }
 }

@@ -116,6 +116,7 @@ fn check(name: &str, spec: &ContainerSpec, sandbox: &SandboxSpec, facts: &NodeFa
         accounts: &accounts(),
         target_pid: None,
         devices: &devices,
+        shares: &pod::plan::Shares::default(),
         edits: &Default::default(),
         seccomp_profile: None,
         mount_sources: &[],

@@ -99,7 +99,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Size(Zero::Never),
         default: Text("4Mi"),
         flag: None,
-        applies: AtStart,
+        applies: AtReload,
         meaning: "How fast all layers are looked at once a week in the background; `0` is not at \
                   all.",
     },
@@ -328,6 +328,33 @@ pub(crate) const KEYS: &[Key] = &[
                   is rotated. Holds for containers that are made from now on.",
     },
     Key {
+        name: "blockio.config",
+        kind: Kind::Path,
+        default: Nothing("no classes"),
+        flag: None,
+        applies: AtReload,
+        meaning: "The file of classes of block I/O that pods (docs/operating.md) and NRI plugins name, \
+                  in the form that containerd and CRI-O read; it is read again at a reload.",
+    },
+    Key {
+        name: "blockio.unavailable",
+        kind: Kind::OneOf(&["refuse", "ignore"]),
+        default: Text("refuse"),
+        flag: None,
+        applies: AtReload,
+        meaning: "What becomes of a container whose pod names a class of block I/O where there is no \
+                  such file: refused, or made without.",
+    },
+    Key {
+        name: "rdt.unavailable",
+        kind: Kind::OneOf(&["refuse", "ignore"]),
+        default: Text("refuse"),
+        flag: None,
+        applies: AtReload,
+        meaning: "What becomes of a container whose pod names a class of RDT where no resctrl file \
+                  system is mounted: refused, or made without.",
+    },
+    Key {
         name: "metrics.address",
         kind: Kind::Text,
         default: Nothing("not served"),
@@ -357,7 +384,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Text,
         default: Text("15%"),
         flag: None,
-        applies: AtStart,
+        applies: AtReload,
         meaning: "How much of a file system should be free; below it, it is warned (docs/operating.md).",
     },
     Key {
@@ -365,7 +392,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Size(Zero::Refused),
         default: Text("100Mi"),
         flag: None,
-        applies: AtStart,
+        applies: AtReload,
         meaning: "How much memory should be to be had; below it, it is warned.",
     },
     Key {
@@ -373,7 +400,7 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Size(Zero::Refused),
         default: Text("1Gi"),
         flag: None,
-        applies: AtStart,
+        applies: AtReload,
         meaning: "How long one container's log may grow before it is warned that nobody rotates it.",
     },
     Key {

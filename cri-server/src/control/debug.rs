@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use control_api::{
-    DebugRequest, DebugResponse, DebuggedContainer, DebuggedPod, DebuggedPull, Operation,
-    OperationStep, Permits, Shortage,
+    DebugRequest, DebugResponse, DebuggedContainer, DebuggedPlugin, DebuggedPod, DebuggedPull,
+    Operation, OperationStep, Permits, PluginQuestion, Shortage,
 };
 use engine::{Container, PodLoad};
 use pod::lifecycle::{ContainerPhase, SandboxPhase};
@@ -21,6 +21,7 @@ use crate::operations::Shown;
 /// The daemon at this moment. Waits for nobody.
 pub(super) fn now(sources: &Sources, log: bool) -> DebugResponse {
     let load = sources.engine.load();
+    let plugins = sources.engine.plugin_figures();
     let store = sources.engine.images();
     let lines = if log {
         sources.journal.lines()
@@ -53,6 +54,8 @@ pub(super) fn now(sources: &Sources, log: bool) -> DebugResponse {
             .into_iter()
             .map(short_of)
             .collect(),
+        plugins: plugins.plugins.into_iter().map(plugin).collect(),
+        questions: plugins.questions.into_iter().map(question).collect(),
     }
 }
 
@@ -61,6 +64,21 @@ fn short_of(short: check::pressure::Shortage) -> Shortage {
         subject: short.finding.subject.into(),
         found: short.finding.found,
         cure: short.finding.cure.unwrap_or_default(),
+    }
+}
+
+fn plugin(present: nri::Present) -> DebuggedPlugin {
+    DebuggedPlugin {
+        name: present.name,
+        age_ms: milliseconds(present.age),
+    }
+}
+
+fn question(question: nri::Question) -> PluginQuestion {
+    PluginQuestion {
+        plugin: question.plugin,
+        method: question.method.into(),
+        age_ms: milliseconds(question.age),
     }
 }
 
@@ -208,6 +226,20 @@ pub(super) fn text(now: &DebugResponse) -> String {
             permits.kind, permits.taken, permits.all
         ));
     }
+    if !now.plugins.is_empty() || !now.questions.is_empty() {
+        line(format!("plugins: {}", now.plugins.len()));
+    }
+    for plugin in &now.plugins {
+        line(format!("  {}  for {}", plugin.name, age(plugin.age_ms)));
+    }
+    for question in &now.questions {
+        line(format!(
+            "  waits {} for {} to answer {}",
+            age(question.age_ms),
+            question.plugin,
+            question.method
+        ));
+    }
     line(format!("pods: {}", now.pods.len()));
     for pod in &now.pods {
         line(format!(
@@ -259,6 +291,15 @@ fn value(now: &DebugResponse) -> Value {
             "subject": short.subject,
             "found": short.found,
             "cure": short.cure,
+        })).collect::<Vec<_>>(),
+        "plugins": now.plugins.iter().map(|plugin| json!({
+            "name": plugin.name,
+            "age_ms": plugin.age_ms,
+        })).collect::<Vec<_>>(),
+        "questions": now.questions.iter().map(|question| json!({
+            "plugin": question.plugin,
+            "method": question.method,
+            "age_ms": question.age_ms,
         })).collect::<Vec<_>>(),
         "permits": now.permits.iter().map(|permits| json!({
             "kind": permits.kind,
@@ -331,12 +372,22 @@ mod tests {
                 steps: vec![step("stop", 2000), step("queue", 1000)],
                 ..Operation::default()
             }],
+            plugins: vec![DebuggedPlugin {
+                name: "10-balance".into(),
+                age_ms: 61_000,
+            }],
+            questions: vec![PluginQuestion {
+                plugin: "10-balance".into(),
+                method: "StopContainer".into(),
+                age_ms: 1500,
+            }],
             ..DebugResponse::default()
         };
         let expect = "wherryd 1, pid 7, up 0ms; 0 shims, 0 exec sessions\n\
             operations under way: 1\n\
             \x20 0123456789abcdef      2.0s  StopContainer  default/web > stop (2.0s) > queue (1.0s)\n\
-            pulls: 0\npods: 0\n";
+            pulls: 0\nplugins: 1\n\x20 10-balance  for 1m1s\n\
+            \x20 waits 1.5s for 10-balance to answer StopContainer\npods: 0\n";
         assert_eq!(text(&now), expect);
     }
 }

@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use engine::{Engine, Leak, Load};
 use pod::lifecycle::{ContainerPhase, SandboxPhase};
 use prometheus::TextEncoder;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric as Sample, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric as Sample, MetricFamily, MetricType,
+};
 
 use super::process;
 use super::recorder::Recorder;
@@ -37,6 +39,7 @@ pub(crate) fn text(sources: &Sources) -> String {
     let mut families = Families::default();
     of_daemon(&mut families, sources);
     of_engine(&mut families, &sources.engine);
+    of_plugins(&mut families, &sources.engine.plugin_figures());
     of_images(&mut families, &sources.engine);
     of_pressure(&mut families, &sources.pressure.seen());
     of_process(&mut families, &sources.recorder);
@@ -76,6 +79,31 @@ impl Families {
                 MetricType::GAUGE
             }
         };
+        self.add(metric, kind, sample);
+    }
+
+    /// Counts of durations.
+    fn durations(&mut self, metric: &Metric, labels: &[&str], requests: &nri::Requests) {
+        let mut histogram = Histogram::default();
+        let (mut all, mut buckets) = (0, Vec::new());
+        // Each bucket has those of the ones before it as well; the last, without a bound, is the sum.
+        for (bound, count) in nri::BOUNDS.iter().zip(requests.buckets) {
+            all += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(all);
+            buckets.push(bucket);
+        }
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(requests.buckets.iter().sum());
+        histogram.set_sample_sum(requests.seconds);
+        let mut sample = Sample::default();
+        sample.set_label(pairs(metric, labels));
+        sample.set_histogram(histogram);
+        self.add(metric, MetricType::HISTOGRAM, sample);
+    }
+
+    fn add(&mut self, metric: &Metric, kind: MetricType, sample: Sample) {
         let known = self
             .0
             .iter_mut()
@@ -149,6 +177,22 @@ fn of_engine(families: &mut Families, engine: &Engine) {
         families.number(&table::LEAKS, &[leak.name()], engine.leaks().of(leak));
     }
     permits(families, "container_lookup", load.lookups);
+}
+
+fn of_plugins(families: &mut Families, figures: &nri::Figures) {
+    families.count(&table::PLUGINS, &[], figures.plugins.len());
+    for (event, requests) in &figures.requests {
+        for (outcome, count) in nri::Outcome::ALL.iter().zip(requests.outcomes) {
+            if count > 0 {
+                let labels = [event, outcome.name()];
+                families.number(&table::PLUGIN_REQUESTS, &labels, count);
+            }
+        }
+        families.durations(&table::PLUGIN_SECONDS, &[event], requests);
+    }
+    for (end, count) in nri::End::ALL.iter().zip(figures.ends) {
+        families.number(&table::PLUGIN_ENDS, &[end.name()], count);
+    }
 }
 
 fn of_pods(families: &mut Families, load: &Load) {

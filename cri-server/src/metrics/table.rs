@@ -69,6 +69,14 @@ metrics! {
         "Commands that wait for their pods' tasks, over all pods.";
     QUEUED_MOST: Gauge "wherryd_pod_queue_commands_max" [],
         "Commands that wait for one pod's task, in the longest queue.";
+    PLUGINS: Gauge "wherryd_nri_plugins" [],
+        "Plugins of the node (NRI) that take part.";
+    PLUGIN_REQUESTS: Counter "wherryd_nri_requests_total" ["event", "outcome"],
+        "Requests to plugins by how they ended: answered, refused (the plugin's own error), unknown (to an older plugin), timeout, failed (no answer, or nonsense).";
+    PLUGIN_SECONDS: Histogram "wherryd_nri_request_duration_seconds" ["event"],
+        "Time that a plugin took for a request.";
+    PLUGIN_ENDS: Counter "wherryd_nri_disconnects_total" ["reason"],
+        "Connections of plugins that ended: left (the plugin went), timeout, nonsense, deaf (it does not read), registration, synchronization, shutdown.";
     PERMITS: Gauge "wherryd_permits" ["kind"],
         "How many may be had at once: container_lookup (sources of mounts, devices, profiles), image_layer (layers fetched and unpacked).";
     PERMITS_TAKEN: Gauge "wherryd_permits_taken" ["kind"],

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::traces::{Ended, Place};
 
 pub(crate) use identity::{Id, Parent, number};
-pub(crate) use watcher::Watcher;
+pub(crate) use watcher::{Watcher, current};
 
 /// Target of the spans that are operations.
 pub(crate) const OPERATION: &str = "wherry::operation";

@@ -8,9 +8,10 @@ use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id as SpanId, Record};
 use tracing::{Level, Subscriber};
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
 use super::{ALL, Id, OPERATION, Operation, Operations, Parent, STEP, number};
 use crate::Watched;
@@ -166,6 +167,19 @@ where
             self.trace(operation.ended());
         }
     }
+}
+
+/// The id of the operation that the present span belongs to; empty: to none.
+pub(crate) fn current() -> String {
+    let id = tracing::Span::current().with_subscriber(|(id, dispatch)| {
+        let span = dispatch.downcast_ref::<Registry>()?.span(id)?;
+        let own = |span: SpanRef<'_, Registry>| {
+            let extensions = span.extensions();
+            extensions.get::<Own>().map(|own| own.0.id.to_string())
+        };
+        span.scope().find_map(own)
+    });
+    id.flatten().unwrap_or_default()
 }
 
 /// Fields of both kinds of spans.

@@ -151,9 +151,9 @@ impl Service {
             _ => None,
         };
         let monotonic = now().monotonic;
-        let invocation =
-            self.runtime
-                .invoke(verb, console.as_deref(), stdio, folders, monotonic)?;
+        let (console, operation) = (console.as_deref(), self.operation.as_str());
+        let runtime = &self.runtime;
+        let invocation = runtime.invoke(verb, console, stdio, folders, operation, monotonic)?;
         self.invocations.add(invocation);
         Ok(())
     }

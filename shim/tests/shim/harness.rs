@@ -490,6 +490,7 @@ impl Connection {
         let packet = Request {
             sequence: self.sequence,
             call,
+            operation: "0123456789abcdef".into(),
         }
         .encode_to_vec();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];

@@ -13,13 +13,13 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
-use nri_api::{Container, PodSandbox};
+use nri_api::{Container, Field, PodSandbox};
 use pod::ContainerPlan;
 use pod::container::Resources;
+use pod::plan::BlockIoChange;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-use crate::cdi;
 use crate::error::Error;
 use crate::making::Place;
 use crate::owned::{self, OwnedContainer, Pod};
@@ -27,7 +27,7 @@ use crate::pod_task::PodTask;
 use crate::shim::News;
 use crate::store::ContainerRecord;
 use crate::view::{self, Budget};
-use crate::{Engine, Inner};
+use crate::{Engine, Inner, cdi, classes};
 
 pub(crate) use wanted::cdi_devices;
 
@@ -52,6 +52,12 @@ impl Engine {
     /// Tells the plugins that the engine goes, and ends those that it has started.
     pub async fn stop_plugins(&self) {
         self.inner.plugins.stop().await;
+    }
+
+    /// What is known of plugins now, and what they are asked. Waits for nobody.
+    #[must_use]
+    pub fn plugin_figures(&self) -> nri::Figures {
+        self.inner.plugins.figures()
     }
 
     /// Names of the plugins that take part, in their order.
@@ -134,7 +140,7 @@ pub(crate) fn about(
 pub(crate) async fn create(plugins: &nri::Nri, about: &About) -> Result<nri::Created, Error> {
     let (plugins, (pod, container)) = (plugins.clone(), (**about).clone());
     let created = apart(Box::pin(async move {
-        plugins.create_container(pod, container).await
+        Box::pin(plugins.create_container(pod, container)).await
     }));
     Ok(created.await?)
 }
@@ -158,7 +164,7 @@ async fn apart<T: Send + 'static>(work: Pending<T>) -> T {
 }
 
 /// Makes what plugins want to a plan.
-pub(crate) fn adjust(
+pub(crate) async fn adjust(
     place: &Place,
     record: &mut ContainerRecord,
     created: &nri::Created,
@@ -166,7 +172,8 @@ pub(crate) fn adjust(
 ) -> Result<(), Error> {
     let engine = &place.engine;
     let id = &record.id;
-    let (adjustment, resources) = wanted::adjustment(created, id)?;
+    let (mut adjustment, resources) = wanted::adjustment(created, id)?;
+    adjustment.block_io = block_io(engine, created, id, &resources).await?;
     let mut limits = record.spec.resources.changed(&resources);
     if let Some(score) = adjustment.oom_score_adj {
         limits.oom_score_adj = score;
@@ -177,6 +184,24 @@ pub(crate) fn adjust(
         .map_err(|error| wanted::told_of(created, id, &error))?;
     record.tuned = (limits != record.spec.resources).then_some(limits);
     Ok(())
+}
+
+/// What the class of block I/O comes to that plugins name.
+async fn block_io(
+    engine: &Inner,
+    created: &nri::Created,
+    id: &str,
+    resources: &Resources,
+) -> Result<BlockIoChange, Error> {
+    match resources.blockio_class.as_deref() {
+        None => Ok(BlockIoChange::Keep),
+        Some("") => Ok(BlockIoChange::Remove),
+        Some(class) => {
+            let found = classes::block_io(engine, class).await;
+            let refused = |why: String| wanted::refused(created, id, Field::BlockioClass, &why);
+            found.map(BlockIoChange::Set).map_err(refused)
+        }
+    }
 }
 
 /// Tells of a container that could not be made after all.

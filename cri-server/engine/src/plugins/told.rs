@@ -181,6 +181,10 @@ pub(super) fn resources(limits: &Resources) -> api::LinuxResources {
             .collect(),
         unified: limits.unified.clone(),
         pids: tuning.pids.map(|limit| api::LinuxPids { limit }),
+        blockio_class: limits
+            .blockio_class
+            .clone()
+            .map(|value| api::OptionalString { value }),
         ..Default::default()
     }
 }

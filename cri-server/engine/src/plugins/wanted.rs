@@ -6,7 +6,7 @@
 use nri_api as api;
 use nri_api::Field;
 use pod::container::{Resources, Tuning};
-use pod::plan::{Adjustment, EditMount, RdtChange};
+use pod::plan::{Adjustment, BlockIoChange, EditMount, RdtChange};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -21,19 +21,12 @@ pub(super) fn adjustment(
     let from = |field: Field| move |reason: String| refused(created, id, field, &reason);
     let linux = wanted.linux.clone().unwrap_or_default();
     let resources = linux.resources.clone().unwrap_or_default();
-    let limits = limits_without_classes(&resources);
+    let limits = limits_without_rdt(&resources);
     let (mut rdt, class) = (rdt(linux.rdt.as_ref()), resources.rdt_class.as_ref());
     match class.map(|class| class.value.as_str()) {
         None => {}
         Some("") => rdt.remove = true,
         Some(class) => rdt.class = rdt.class.or(Some(class.to_owned())),
-    }
-    if resources
-        .blockio_class
-        .as_ref()
-        .is_some_and(|one| !one.value.is_empty())
-    {
-        return Err(from(Field::BlockioClass)(NO_BLOCKIO.to_owned()));
     }
     let adjustment = Adjustment {
         annotations: wanted
@@ -81,6 +74,8 @@ pub(super) fn adjustment(
             .map(|(key, link)| marked(key, &link.name))
             .collect(),
         rdt,
+        // The class goes with the limits; what it comes to is the node's matter.
+        block_io: BlockIoChange::Keep,
         memory_policy: linux
             .memory_policy
             .as_ref()
@@ -91,7 +86,6 @@ pub(super) fn adjustment(
     Ok((adjustment, limits))
 }
 
-const NO_BLOCKIO: &str = "this node has no classes of block I/O";
 const NO_CLASS: &str = "the class of service of a container is chosen when it is made";
 
 /// The names of devices that plugins add.
@@ -101,7 +95,7 @@ pub(crate) fn cdi_devices(created: &nri::Created) -> Vec<String> {
 }
 
 /// A refused field with who set it.
-fn refused(created: &nri::Created, id: &str, field: Field, reason: &str) -> Error {
+pub(super) fn refused(created: &nri::Created, id: &str, field: Field, reason: &str) -> Error {
     let plugins = nri::owners_of(&created.owners, id, field);
     Error::Invalid(format!(
         "NRI plugin {plugins}: {}: {reason}",
@@ -131,14 +125,13 @@ pub(super) fn limits(resources: &api::LinuxResources) -> Result<Resources, Strin
     let named = |class: &Option<api::OptionalString>| {
         class.as_ref().is_some_and(|class| !class.value.is_empty())
     };
-    match () {
-        () if named(&resources.blockio_class) => Err(NO_BLOCKIO.to_owned()),
-        () if named(&resources.rdt_class) => Err(NO_CLASS.to_owned()),
-        () => Ok(limits_without_classes(resources)),
+    match named(&resources.rdt_class) {
+        true => Err(NO_CLASS.to_owned()),
+        false => Ok(limits_without_rdt(resources)),
     }
 }
 
-fn limits_without_classes(resources: &api::LinuxResources) -> Resources {
+fn limits_without_rdt(resources: &api::LinuxResources) -> Resources {
     let memory = resources.memory.unwrap_or_default();
     let cpu = resources.cpu.clone().unwrap_or_default();
     let long = |value: &Option<api::OptionalInt64>| value.as_ref().map(|one| one.value);
@@ -172,6 +165,10 @@ fn limits_without_classes(resources: &api::LinuxResources) -> Resources {
             realtime_period: cpu.realtime_period.as_ref().map(|one| one.value),
             pids: resources.pids.as_ref().map(|one| one.limit),
         },
+        blockio_class: resources
+            .blockio_class
+            .as_ref()
+            .map(|class| class.value.clone()),
     }
 }
 
@@ -458,19 +455,6 @@ mod tests {
             },
             "Namespace: ",
         );
-        let resources = Some(api::LinuxResources {
-            blockio_class: Some(api::OptionalString {
-                value: "fast".into(),
-            }),
-            ..Default::default()
-        });
-        refuse(
-            api::LinuxContainerAdjustment {
-                resources,
-                ..none()
-            },
-            "BlockioClass: this node",
-        );
     }
 
     #[test]
@@ -497,6 +481,7 @@ mod tests {
                 realtime_period: Some(13),
                 pids: Some(14),
             },
+            blockio_class: Some("slow".into()),
         };
         let told = super::super::told::resources(&limits);
         assert_eq!(super::limits(&told), Ok(limits));

@@ -112,7 +112,11 @@ fn sweep_when_woken(folder: &Path, woken: &Receiver<()>, pending: &Pending) {
     while woken.recv().is_ok() {
         note(folder, pending);
         let swept = sweep(folder);
-        if let Err(cause) = &swept {
+        // A reset removes the store with this folder.
+        let gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
+        if let Err(cause) = swept.as_ref()
+            && (!gone(cause) || folder.exists())
+        {
             tracing::warn!(folder = %folder.display(), %cause, "the trash could not be emptied");
         }
         // What came meanwhile is met again: it has woken the thread.

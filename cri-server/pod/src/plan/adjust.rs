@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Hook, Hooks, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIOPriority,
-    LinuxIntelRdt, LinuxMemoryPolicy, LinuxNamespace, LinuxNamespaceType, LinuxNetDevice,
-    LinuxSeccomp, PosixRlimit, Process, Scheduler,
+    Hook, Hooks, Linux, LinuxBlockIo, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType,
+    LinuxIOPriority, LinuxIntelRdt, LinuxMemoryPolicy, LinuxNamespace, LinuxNamespaceType,
+    LinuxNetDevice, LinuxSeccomp, PosixRlimit, Process, Scheduler,
 };
 
 use super::{ContainerPlan, EditMount, Edits, PlanError, check, devices, edits, resources};
@@ -55,6 +55,8 @@ pub struct Adjustment {
     pub links: Vec<(String, Option<String>)>,
     /// Class of service.
     pub rdt: RdtChange,
+    /// Weights and limits of block devices.
+    pub block_io: BlockIoChange,
     /// Where memory comes from.
     pub memory_policy: Option<LinuxMemoryPolicy>,
 }
@@ -70,6 +72,18 @@ pub struct RdtChange {
     pub schemata: Option<Vec<String>>,
     /// A monitoring group.
     pub monitoring: Option<bool>,
+}
+
+/// What becomes of weights and limits of block devices.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum BlockIoChange {
+    /// They stay as they are.
+    #[default]
+    Keep,
+    /// There are none.
+    Remove,
+    /// These, and no others.
+    Set(LinuxBlockIo),
 }
 
 /// Makes an adjustment to a plan. `limits` are those that hold from now on, `id` is the container's.
@@ -267,10 +281,8 @@ fn adjust_linux(
     limits: &Resources,
     facts: &NodeFacts,
 ) -> Result<(), PlanError> {
-    let before = linux.resources().as_ref();
-    let mut rules = before
-        .and_then(|one| one.devices().clone())
-        .unwrap_or_default();
+    let before = linux.resources().clone().unwrap_or_default();
+    let mut rules = before.devices().clone().unwrap_or_default();
     let mut nodes = linux.devices().clone().unwrap_or_default();
     for (path, node) in &adjustment.devices {
         let path = check::absolute("linux.devices", path)?;
@@ -286,6 +298,11 @@ fn adjust_linux(
     linux.set_devices((!nodes.is_empty()).then_some(nodes));
     let mut planned = resources::plan_resources(limits, facts)?;
     planned.set_devices(Some(rules));
+    planned.set_block_io(match &adjustment.block_io {
+        BlockIoChange::Keep => before.block_io().clone(),
+        BlockIoChange::Remove => None,
+        BlockIoChange::Set(block_io) => Some(block_io.clone()),
+    });
     linux.set_resources(Some(planned));
 
     if let Some(filter) = &adjustment.seccomp {
@@ -379,6 +396,7 @@ mod tests {
             accounts: &Accounts::default(),
             target_pid: None,
             devices: &[],
+            shares: &crate::plan::Shares::default(),
             edits: &Edits::default(),
             seccomp_profile: None,
             mount_sources: &[],

@@ -11,8 +11,8 @@ use super::identity::Identity;
 use super::selinux::Labels;
 use super::{
     ContainerInputs, ContainerPlan, OCI_VERSION, PlanError, account, apparmor, capabilities,
-    cgroup, check, devices, edits, identity, mounts, namespaces, process, resources, seccomp,
-    selinux, signals,
+    cgroup, check, classes, devices, edits, identity, mounts, namespaces, process, resources,
+    seccomp, selinux, signals,
 };
 use crate::container::{ContainerSpec, Security};
 use crate::facts::NodeFacts;
@@ -53,6 +53,7 @@ pub fn plan_container(
     let namespaces = &inputs.sandbox.namespaces;
     edits::add_mounts(inputs.edits, namespaces, &mut mounts.list)?;
     let mut linux = linux(spec, inputs, facts, granted, labels, &identity)?;
+    classes::add(inputs.shares, &mut linux);
     let version = edits::add_resources(inputs.edits, namespaces, &mut linux)?;
     linux.set_rootfs_propagation(mounts.rootfs_propagation);
     linux.set_cgroups_path(Some(PathBuf::from(&cgroup)));
@@ -262,6 +263,7 @@ mod tests {
             accounts: &Accounts::default(),
             target_pid: None,
             devices: &[],
+            shares: &crate::plan::Shares::default(),
             edits: &Default::default(),
             seccomp_profile: None,
             mount_sources: &[],

@@ -11,6 +11,7 @@ mod apparmor;
 mod capabilities;
 mod cgroup;
 mod check;
+mod classes;
 mod container;
 mod devices;
 mod edits;
@@ -38,9 +39,10 @@ use crate::facts::HostDevice;
 use crate::sandbox::{SandboxSpec, UserNamespace};
 
 pub use account::NewAccount;
-pub use adjust::{Adjustment, RdtChange, adjust};
+pub use adjust::{Adjustment, BlockIoChange, RdtChange, adjust};
 pub use apparmor::DEFAULT_PROFILE;
 pub use cgroup::{DEFAULT_CGROUP_PARENT, parent_cgroup};
+pub use classes::{ClassNames, NamedClass, Shares, class_names};
 pub use container::plan_container;
 pub use edits::{EditHook, EditMount, EditNode, EditRdt, Edits, HookPoint, NodeKind};
 pub use resources::{oom_score_adj as plan_oom_score, plan_resources};
@@ -118,6 +120,8 @@ pub struct ContainerInputs<'a> {
     pub sandbox: &'a SandboxSpec,
     /// Paths of the sandbox.
     pub paths: &'a SandboxPaths,
+    /// What the classes come to that are named for the container.
+    pub shares: &'a Shares,
     /// The image's say.
     pub image: &'a ImageFacts,
     /// The image's accounts.

@@ -279,6 +279,7 @@ mod tests {
             accounts: &Accounts::default(),
             target_pid: None,
             devices: &[],
+            shares: &crate::plan::Shares::default(),
             edits: &Default::default(),
             seccomp_profile: None,
             mount_sources: &[],

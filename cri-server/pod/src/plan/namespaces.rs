@@ -144,6 +144,7 @@ mod tests {
             accounts: &Accounts::default(),
             target_pid: Some(77),
             devices: &[],
+            shares: &crate::plan::Shares::default(),
             edits: &Default::default(),
             seccomp_profile: None,
             mount_sources: &[],
