@@ -354,10 +354,6 @@ impl Store {
             counts.pull(pull::pull(store, name, credentials, namespace, cancelled))
         });
         let pulled = pulled.await;
-        // A pull takes memory of which little stays, which the allocator would keep for the next.
-        if self.pulls().is_empty() {
-            tokio::task::spawn_blocking(sys::heap::give_back);
-        }
         pulled.map_err(|error| room::told(error, &self.root).within(format!("pulling {reference}")))
     }
 

@@ -13,7 +13,6 @@ use std::io;
 pub mod arena;
 pub mod bpf;
 pub mod fd;
-pub mod heap;
 pub mod keyring;
 pub mod landlock;
 pub mod link;
