@@ -30,7 +30,8 @@ fn next(manager: &UnixDatagram) -> String {
     String::from_utf8_lossy(&text[..length]).into_owned()
 }
 
-fn drop_in(daemon: &Daemon, text: &str) -> PathBuf {
+/// Puts a file beside the configuration, to be read on top of it.
+pub(crate) fn drop_in(daemon: &Daemon, text: &str) -> PathBuf {
     let folder = daemon.scratch().join("config.d");
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("50-test.toml");

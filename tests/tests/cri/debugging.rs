@@ -1,5 +1,8 @@
 //! `wherryd debug`, its report, and the ids of operations in the log.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 use tests::process::Running;
 use tests::{Daemon, Node, pod, wait};
@@ -102,6 +105,60 @@ fn every_line_about_an_operation_has_its_id() {
         assert_eq!(*verbs.entry(id).or_insert(verb), verb);
     }
     assert!(verbs.len() >= 3, "{log}");
+}
+
+#[test]
+fn the_runtime_is_told_of_which_operation_it_is_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wrapper, noted) = (folder.path().join("runtime"), folder.path().join("noted"));
+    let wrun = tests::daemon::programs().join("wrun");
+    let script = format!(
+        "#!/bin/sh\necho \"$WHERRY_OPERATION $*\" >>{}\nexec {} \"$@\"\n",
+        noted.display(),
+        wrun.display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let lines = "[log]\nformat = \"json\"\nlevel = \"debug\"\n";
+    let change = |setup: tests::daemon::Setup| setup.config(lines).runtime("noting", &wrapper);
+    let Some(node) = Node::start_with(change).unwrap() else {
+        return;
+    };
+    let sandbox = pod::sandbox(node.daemon.scratch(), "noted");
+    let container = pod::container("noted", &node.image, "exec sleep 1000");
+    let pod = node
+        .run_as(&["-r", "noting"], &sandbox, &container)
+        .unwrap();
+    let inside = node.exec(&pod.container, "tr '\\0' '\\n' </proc/1/environ; env");
+    assert!(!inside.unwrap().contains("WHERRY_OPERATION"));
+    node.remove(&pod).unwrap();
+    let verb = |id: &str| {
+        let log = node.daemon.log();
+        let lines = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut spans = lines.map(|line| line["spans"][0].clone());
+        let span = spans.find(|span| span["id"] == id)?;
+        Some(span["verb"].as_str()?.to_owned())
+    };
+    let noted = fs::read_to_string(&noted).unwrap();
+    for (word, expect) in [
+        (" create ", "CreateContainer"),
+        (" start ", "StartContainer"),
+    ] {
+        let line = noted.lines().find(|line| line.contains(word)).unwrap();
+        let id = line.split(' ').next().unwrap();
+        assert_eq!(id.len(), 16, "{line}");
+        // What has nothing to say in the log has no line.
+        let known = verb(id);
+        assert!(known.is_none_or(|verb| verb == expect), "{line}");
+    }
+    // What happens by itself is part of none.
+    let features = noted
+        .lines()
+        .find(|line| line.contains("features"))
+        .unwrap();
+    assert!(features.starts_with(' '), "{features}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod builders;
 mod cadvisor;
 mod cdi;
 mod checkpoint;
+mod classes;
 mod config;
 mod containerd;
 mod debugging;

@@ -4,6 +4,8 @@ use cri_api as cri;
 use serde_json::Value;
 use tests::{Node, wait};
 
+use crate::config::{READ_AGAIN, drop_in, reload, wait_for_log};
+
 /// What of a kind is said to run short, as `wherryd debug` has it.
 fn short(node: &Node, subject: &str) -> Option<Value> {
     let said = node.daemon.command(&["debug", "--json"]).ok()?.ok().ok()?;
@@ -85,4 +87,31 @@ fn what_runs_short_is_told_everywhere_with_its_cure() {
         1,
         "{lines}"
     );
+}
+
+#[test]
+fn a_reload_changes_when_it_is_warned() {
+    let lines = "[pressure]\nfree_disk = \"100%\"\n[images]\nscrub_rate = \"1Mi\"\n";
+    let Some(node) = Node::start_with(|setup| setup.config(lines)).unwrap() else {
+        return;
+    };
+    wait::until("the disk to be short", || short(&node, "disk")).unwrap();
+    drop_in(
+        &node.daemon,
+        "[pressure]\nfree_disk = \"0%\"\n[images]\nscrub_rate = \"2Mi\"\n",
+    );
+    reload(&node.daemon);
+    wait_for_log(&node.daemon, READ_AGAIN, 1);
+    let log = node.daemon.log();
+    for key in ["pressure.free_disk", "images.scrub_rate"] {
+        assert!(log.contains(key), "{key}: {log}");
+    }
+    assert!(!log.contains("wait for the next start"), "{log}");
+    wait::until("the disk to be short no more", || {
+        let said = node.daemon.command(&["debug", "--json"]).ok()?.ok().ok()?;
+        let now: Value = serde_json::from_str(&said).ok()?;
+        let mut short = now["short"].as_array()?.iter();
+        short.all(|one| one["subject"] != "disk").then_some(())
+    })
+    .unwrap();
 }

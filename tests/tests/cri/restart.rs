@@ -287,3 +287,24 @@ fn killed_at_random_moments_of_every_verb() {
         }
     }
 }
+
+#[test]
+fn images_of_a_folder_are_there_before_anybody_is_served() {
+    let Some(node) = Node::start().unwrap() else {
+        return;
+    };
+    let pull = ["images", "pull", &node.image];
+    node.daemon.command(&pull).unwrap().ok().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("one.tar");
+    let wish = ["images", "export", archive.to_str().unwrap(), &node.image];
+    node.daemon.command(&wish).unwrap().ok().unwrap();
+    let lines = format!("[images]\npreload = {:?}\n", folder.path());
+    let other = tests::Daemon::setup().config(&lines).start().unwrap();
+    let list = other.command(&["images", "list"]).unwrap().ok().unwrap();
+    assert!(list.contains(&node.image), "{list}");
+    let log = other.log();
+    let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text}: {log}"));
+    assert!(place("images of the folder are there") < place("serving listen="));
+    other.finish().unwrap();
+}

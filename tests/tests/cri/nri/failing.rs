@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::node::Node;
-use tests::pod;
+use tests::process::{self, Running};
+use tests::{pod, wait};
 
 use super::plugin::{Asked, Plugin, node};
 
@@ -51,6 +52,49 @@ fn a_plugin_that_hangs_is_waited_for_once() {
         assert_eq!(times, 1, "it is asked once");
     }
     assert!(node.daemon.log().contains("it did not answer within 1s"));
+    let metrics = node.daemon.command(&["metrics"]).unwrap().ok().unwrap();
+    for line in [
+        "wherryd_nri_requests_total{event=\"CreateContainer\",outcome=\"timeout\"} 1",
+        "wherryd_nri_disconnects_total{reason=\"timeout\"} 4",
+        "wherryd_nri_plugins 1",
+        "wherryd_nri_request_duration_seconds_bucket{event=\"RunPodSandbox\",le=\"60\"}",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+}
+
+#[test]
+fn what_is_waited_for_is_shown() {
+    let Some(node) = node("request_timeout = \"300s\"\n") else {
+        return;
+    };
+    let mut plugin = Plugin::start(&node, "10", "slow", failing("hang", "StopContainer"));
+    let pod = node.run("waits", "exec sleep 1000").unwrap();
+    let program = tests::peers::peer_or_installed("crictl").unwrap();
+    let mut stop = process::lasting(program);
+    let socket = format!("unix://{}", node.daemon.socket().display());
+    stop.args(["-r", &socket, "-t", "600s", "stop", &pod.container]);
+    let said = node.daemon.scratch().join("stop.said");
+    let _stopping = Running::spawn(&mut stop, &said).unwrap();
+    let now = || -> Value {
+        let said = node.daemon.command(&["debug", "--json"]).unwrap();
+        serde_json::from_str(&said.ok().unwrap()).unwrap()
+    };
+    let shown = wait::until("the question to be shown", || {
+        let now = now();
+        (now["questions"][0]["method"] == "StopContainer").then_some(now)
+    });
+    let shown = shown.unwrap();
+    assert_eq!(shown["questions"][0]["plugin"], "10-slow", "{shown}");
+    assert_eq!(shown["plugins"][0]["name"], "10-slow", "{shown}");
+    plugin.kill();
+    wait::until("nothing to be waited for", || {
+        let now = now();
+        let none = |list: &str| now[list].as_array().is_some_and(Vec::is_empty);
+        (none("questions") && none("plugins")).then_some(())
+    })
+    .unwrap();
+    node.remove(&pod).unwrap();
 }
 
 #[test]
