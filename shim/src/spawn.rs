@@ -23,7 +23,8 @@ const KEPT_BACK: [&str; 5] = [
 ];
 
 /// Starts `argv`, whose first word is the program's path. Signals are as a new process expects
-/// them, `operation` is in its environment unless it is empty; every descriptor but the three is close-on-exec by the habit of this program.
+/// them, `operation` is in its environment unless it is empty; every descriptor but the three is
+/// close-on-exec by the habit of this program.
 pub(crate) fn spawn(
     argv: Vec<OsString>,
     stdio: [BorrowedFd<'_>; 3],
