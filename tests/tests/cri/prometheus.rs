@@ -10,8 +10,8 @@ use serde_json::Value;
 use tests::process::{self, Running};
 use tests::{Node, debian, wait};
 
-/// What is there only while something goes on, or where the system tells it.
-const NOW_AND_THEN: [&str; 7] = [
+/// What is there only while something goes on, once it went on, or where the system tells it.
+const NOW_AND_THEN: [&str; 9] = [
     "wherryd_trace_spans_total",
     "wherryd_host_limit",
     "wherryd_host_memory_stall_ratio",
@@ -19,6 +19,8 @@ const NOW_AND_THEN: [&str; 7] = [
     "wherryd_image_pull_bytes",
     "wherryd_image_pull_received_bytes",
     "wherryd_image_scrub_timestamp_seconds",
+    "wherryd_nri_request_duration_seconds",
+    "wherryd_nri_requests_total",
 ];
 
 /// The body of an answer, if that is a good one.
